@@ -1,0 +1,54 @@
+# Everything a reader or CI runs. Each target sets itself up: the virtual environment is .venv in this folder.
+#
+#   make reproduce [PROFILE=smoke|cpu|paper] [CHAPTERS=01] [SEEDS=0-4]   run the chapters again, compare, build their site
+#   make record     PROFILE=smoke|cpu|paper  [CHAPTERS=01] [SEEDS=0-4]   add to the committed results
+#   make test | book | lab | lint | clean
+
+PYTHON  ?= python3
+PROFILE ?= smoke
+VENV    := .venv
+PY      := $(VENV)/bin/python
+STAMP   := $(VENV)/.installed
+# A wheel index for torch; CPU-only machines save gigabytes with https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+RUN     := $(PY) -m helpers.run
+ARGS     = --profile $(PROFILE) $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+           $(if $(DATA_ROOT),--data-root $(DATA_ROOT)) $(if $(DEVICE),--device $(DEVICE))
+
+.PHONY: help setup reproduce record test book lab lint clean
+help:
+	@sed -n '/^#   make/s/^#  //p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' is not there: install Python 3.11 or newer, or name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old: the book needs Python 3.11 or newer (PYTHON=python3.12 names another)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: this Python has no venv: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@echo "setting up $(VENV): about 2 minutes and 2 GB, once"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep -o '^torch==[^ ]*' requirements.txt)
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $(STAMP)
+
+reproduce: $(STAMP)
+	@$(RUN) $(ARGS)
+
+record: $(STAMP)
+	@$(RUN) $(ARGS) --record
+
+test: $(STAMP)
+	@$(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests book
+
+book: $(STAMP)
+	@$(RUN) --site
+
+lab: $(STAMP)
+	@$(VENV)/bin/jupyter lab --notebook-dir=. book
+
+lint: $(STAMP)
+	@$(VENV)/bin/ruff check .
+	@echo "lint: clean"
+
+clean:
+	rm -rf _build $(VENV) *.egg-info

@@ -1,0 +1,243 @@
+"""What a paper prints against what our runs gave: verdicts by equivalence testing, so that more data only ever helps.
+
+Every verdict of the book comes from the three rules here: `judge` for a printed number, `judge_sentence` for a sentence drawn
+from them, `survival` for a defence under stronger attacks. DESIGN of the rules: a difference is called only where the 95 %
+interval clears a margin that matters, agreement only where it lies inside.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CLAIMS = Path(__file__).resolve().parent.parent / "claims"
+COLUMNS = ("source", "row", "column", "value", "unit", "kind", "same_as", "predicate")
+UNITS = {"fraction": 1.0, "percent": 0.01}
+CAP = {"clean": 0.03, "attack": 0.05}          # M: the largest margin of a rate
+FORMS = re.compile(r"(greater|equal|below)\(([^()]*)\)")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict of a cell: agrees, differs or undecided; with what it was drawn from, rates as fractions."""
+
+    verdict: str
+    paper: float
+    ours: float                     # mean over the networks
+    half: float                     # half width of the 95 % interval of our own value
+    difference: float               # ours − paper
+    bound: float                    # b: half width of the 95 % interval of the difference
+    margin: float
+    n: int                          # independently trained networks
+
+
+def read(paper: str) -> pd.DataFrame:
+    """`claims/<paper>.csv` as text. raises ValueError naming the line for an unknown unit, kind or predicate."""
+    cells = pd.read_csv(CLAIMS / f"{paper}.csv", dtype=str, keep_default_na=False)
+    if missing := set(COLUMNS) - set(cells.columns):
+        raise ValueError(f"claims/{paper}.csv lacks the columns {', '.join(sorted(missing))}")
+    for number, cell in enumerate(cells.itertuples(), 2):
+        where = f"claims/{paper}.csv, line {number}"
+        if cell.kind == "sentence":
+            parse_predicate(cell.predicate, where)
+        elif cell.kind not in ("clean", "attack", "other") or (cell.kind != "other" and cell.unit not in UNITS):
+            raise ValueError(f"{where}: kind {cell.kind!r} with unit {cell.unit!r} is unknown")
+        else:
+            float(cell.value)
+    return cells
+
+
+def printed(value: str, unit: str) -> tuple[float, float]:
+    """A printed number and half a unit of its last digit; percentages as fractions."""
+    scale = UNITS.get(unit, 1.0)
+    digits = len(value.partition(".")[2])
+    return float(value) * scale, 0.5 * 10.0**-digits * scale
+
+
+def margin_of(value: float, kind: str) -> float:
+    """The smallest difference that matters: for rates min(M, max(0.003, ½ min(v, 1 − v))), else 10 % of v."""
+    if kind in CAP:
+        return min(CAP[kind], max(0.003, 0.5 * min(value, 1 - value)))
+    return 0.1 * abs(value)
+
+
+def image_variance(rate: float, images: int, paper_images: int | None, sampling: str) -> float:
+    """Variance of a rate from the sampling of test images: `same` images as the paper, a `part` of them, or `other` ones."""
+    if sampling == "same":
+        return 0.0
+    p = (rate * images + 1) / (images + 2)      # keeps a variance at 0 and 1
+    if sampling == "part":
+        return p * (1 - p) / images * max(0.0, 1 - images / paper_images)
+    if sampling == "other":
+        return p * (1 - p) * (1 / images + (1 / paper_images if paper_images else 0.0))
+    raise ValueError(f"sampling must be same, part or other, not {sampling!r}")
+
+
+def _t(n: int) -> float:
+    return float(stats.t.ppf(0.975, n - 1))
+
+
+def judge(value: str, ours: Sequence[float], *, kind: str, unit: str = "fraction", averaged: int = 1, images: int | None = None,
+          paper_images: int | None = None, sampling: str = "other", image_se: float | None = None) -> Verdict:  # fmt: skip
+    """The verdict of one printed number.
+
+    value : text exactly as printed
+    ours : one number per independently trained network, rates as fractions
+    kind : "clean" or "attack" (rates), or "other"
+    averaged : runs that the paper averaged
+    images, paper_images, sampling : test images of each rate, ours and the paper's, and how they relate (`image_variance`)
+    image_se : standard error from the images where it is not binomial (bootstrap; paired for drops)
+    """
+    ours = np.asarray(ours, dtype=float)
+    if ours.ndim != 1 or not len(ours) or not np.isfinite(ours).all():
+        raise ValueError("ours must be a non-empty sequence of finite numbers, one per network")
+    paper, half_unit = printed(value, unit)
+    n, mean, margin = len(ours), float(ours.mean()), margin_of(paper, kind)
+    spread = float(ours.std(ddof=1)) if n > 1 else 0.0
+    if image_se is not None:
+        own = theirs = image_se**2
+    elif kind in CAP and images:
+        own, theirs = image_variance(mean, images, None, "other"), image_variance(mean, images, paper_images, sampling)
+    else:
+        own = theirs = 0.0
+    t = _t(n) if n > 1 else 0.0
+    half = float(np.sqrt((t * spread) ** 2 / n + 1.96**2 * own))
+    bound = float(np.sqrt((t * spread) ** 2 * (1 / n + 1 / averaged) + 1.96**2 * theirs)) + half_unit
+    difference = mean - paper
+    if abs(difference) - bound > (margin if n > 1 else 5 * margin):
+        verdict = "differs"
+    else:
+        verdict = "agrees" if n > 1 and abs(difference) + bound <= margin else "undecided"
+    return Verdict(verdict, paper, mean, half, difference, bound, margin, n)
+
+
+def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, **how) -> pd.DataFrame:
+    """Join the numbers of a paper's table with our rows: one line per cell, with the fields of `Verdict`.
+
+    rows : of `Experiment.grid`; the cell of row r and column c is metric c of the rows whose `row_axis` is r
+    how : as in `judge`. raises KeyError for a cell that no row answers
+    """
+    lines = []
+    for cell in cells[(cells.source == source) & (cells.kind != "sentence")].itertuples():
+        mine = rows[rows[row_axis] == cell.row]
+        if mine.empty or cell.column not in mine:
+            raise KeyError(f"{source}, {cell.row}, {cell.column}: our rows have no such value")
+        verdict = judge(cell.value, mine[cell.column].tolist(), kind=cell.kind, unit=cell.unit, **how)
+        lines.append({"row": cell.row, "column": cell.column, "printed": cell.value, "same_as": cell.same_as, **vars(verdict)})
+    return pd.DataFrame(lines)
+
+
+def parse_predicate(text: str, where: str = "predicate") -> list[tuple[str, list[str]]]:
+    """"greater(a, b); below(a, 0.5)" -> [("greater", ["a", "b"]), ...]. raises ValueError for any other form."""
+    terms = []
+    for part in text.split(";"):
+        match = FORMS.fullmatch(part.strip())
+        arguments = [a.strip() for a in match[2].split(",")] if match else []
+        if not match or len(arguments) != {"greater": 2, "equal": 3, "below": 2}[match[1]]:
+            raise ValueError(f"{where}: {part.strip()!r} is none of greater(a, b), equal(a, b, margin), below(a, limit)")
+        terms.append((match[1], arguments))
+    return terms
+
+
+def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
+    """95 % interval of the mean of one value per network, with a further variance of that mean. One network: infinite."""
+    n = len(values)
+    if n < 2:
+        return -np.inf, np.inf
+    half = np.sqrt(_t(n) ** 2 * values.var(ddof=1) / n + 1.96**2 * variance)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int) -> dict:
+    """The verdict of a sentence whose predicate compares cells "row/column", paired by seed.
+
+    Each term is supported (its interval lies on the claimed side), contradicted (beyond the margin on the other side) or
+    undecided. Together: `holds`, `contradicted`, `in part` or `undecided`, with the counts.
+    """
+
+    def values(name: str) -> np.ndarray:
+        row, _, column = name.partition("/")
+        mine = rows[rows[row_axis] == row].sort_values("seed")
+        if mine.empty or column not in mine:
+            raise KeyError(f"the predicate's cell {name!r} is not among our rows")
+        return mine[column].to_numpy(dtype=float)
+
+    def sampled(v: np.ndarray) -> float:
+        return image_variance(float(v.mean()), images, None, "other")
+
+    count = {"supported": 0, "contradicted": 0, "undecided": 0}
+    slacks, variances = [], []                  # how far each network is on the claimed side
+    for form, arguments in parse_predicate(predicate):
+        a = values(arguments[0])
+        limit = float(arguments[-1]) if form != "greater" else 0.0
+        b = values(arguments[1]) if form != "below" else None
+        variance = sampled(a) + (sampled(b) if b is not None else 0.0)
+        row, _, column = arguments[0].partition("/")
+        cell = cells[(cells.row == row) & (cells.column == column)].iloc[0]
+        margin = margin_of(printed(cell.value, cell.unit)[0], cell.kind)
+        if form == "equal":
+            low, high = interval(a - b, variance)
+            verdict = "supported" if -limit <= low and high <= limit else "contradicted" if low > limit or high < -limit else "undecided"
+            slacks.append(limit - np.abs(a - b))
+        else:
+            slack = a - b if form == "greater" else limit - a
+            low, high = interval(slack, variance)
+            verdict = "supported" if low > 0 else "contradicted" if high < -margin else "undecided"
+            slacks.append(slack)
+        count[verdict] += 1
+        variances.append(variance)
+    pooled = np.mean(slacks, axis=0)
+    low, _ = interval(pooled, float(np.mean(variances)) / len(variances))
+    decided = count["supported"] + count["contradicted"]
+    if not count["contradicted"] and low > 0:
+        verdict = "holds"
+    elif decided and count["contradicted"] == decided:
+        verdict = "contradicted"
+    else:
+        verdict = "in part" if count["contradicted"] and count["supported"] else "undecided"
+    return {"verdict": verdict, **count}
+
+
+def survival(defended: Sequence[float], undefended: Sequence[float], advertised: float, *, images: int) -> dict:
+    """Whether a defence's advantage survives: worst case over all attacks per sample, paired by seed.
+
+    defended, undefended : robust accuracies, one per seed, in the same order
+    advertised : the advantage that the paper prints
+    returns verdict (survives, broken, undecided), advantage, low, high, margin, and `left`: our advantage / the advertised
+    """
+    a, b = np.asarray(defended, dtype=float), np.asarray(undefended, dtype=float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError("defended and undefended must be paired by seed")
+    variance = sum(image_variance(float(v.mean()), images, None, "other") for v in (a, b))
+    low, high = interval(a - b, variance)
+    margin = CAP["attack"]
+    verdict = "survives" if low > margin else "broken" if high < margin else "undecided"
+    advantage = float((a - b).mean())
+    return {"verdict": verdict, "advantage": advantage, "low": low, "high": high, "margin": margin,
+            "advertised": advertised, "left": advantage / advertised}  # fmt: skip
+
+
+def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
+    """In what our run is smaller than what the paper declares: e.g. ["train images: 1,297 instead of 50,000"].
+
+    declared : {name: value}; a name is looked up among the settings, then "<split> images" among the data of a row. What the
+    paper does not declare is not compared.
+    """
+    settings = settings | {k: v for group in settings.values() if isinstance(group, dict) for k, v in group.items()}
+    sizes = {f"{name.rpartition('/')[2]} images": entry["size"] for name, entry in data.items()}
+    marks = []
+    for name, value in declared.items():
+        mine = settings.get(name, sizes.get(name))
+        if mine is None:
+            raise KeyError(f"nothing named {name!r} among the settings or the data of the row")
+        if mine != value and (isinstance(value, str | list) or mine < value):
+            marks.append(f"{name}: {_words(mine)} instead of {_words(value)}")
+    return marks
+
+
+def _words(value) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,90 @@
+"""Numbers measured on a model: predictions, accuracy, and how far two sets of features lie apart."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+Tensor = torch.Tensor
+Model = Callable[[Tensor], Tensor]
+BATCH = 1000
+
+
+@contextlib.contextmanager
+def eval_mode(*models) -> Iterator[None]:
+    """Put every nn.Module among `models` in evaluation mode, and each submodule back as it was on leaving.
+
+    Attacks and measurements run inside this: dropout or batch statistics that change between two passes are no part of the
+    network under test.
+    """
+    modules = [m for model in models if isinstance(model, torch.nn.Module) for m in model.modules()]
+    before = [m.training for m in modules]
+    try:
+        for m in modules:
+            m.training = False
+        yield
+    finally:
+        for m, training in zip(modules, before, strict=True):
+            m.training = training
+
+
+def in_batches(f: Callable[..., Tensor], *tensors: Tensor, batch_size: int = BATCH) -> Tensor:
+    """f applied to slices of `batch_size` rows of the tensors, concatenated: memory for one batch, one call for the reader."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    slices = zip(*(t.split(batch_size) for t in tensors), strict=True)
+    return torch.cat([f(*part) for part in slices])
+
+
+@torch.no_grad()
+def predict(model: Model, x: Tensor, *, batch_size: int = BATCH) -> Tensor:
+    """Logits of `x` (N, C, H, W) in evaluation mode: (N, K)."""
+    with eval_mode(model):
+        return in_batches(model, x, batch_size=batch_size)
+
+
+def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int = BATCH) -> Tensor:
+    """Whether the model's class is `y`, per sample: bool (N,). A row of logits with a NaN counts as wrong.
+
+    raises ValueError for an empty batch or labels that do not fit
+    """
+    if len(x) == 0:
+        raise ValueError("no samples: accuracy of an empty batch is undefined")
+    if y.shape != (len(x),):
+        raise ValueError(f"{len(x)} samples but labels of shape {tuple(y.shape)}")
+    logits = predict(model, x, batch_size=batch_size)
+    return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
+
+
+def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int = BATCH) -> float:
+    """Share of samples whose predicted class is `y`, in [0, 1]. Samples that were wrong before an attack count as wrong."""
+    return correct(model, x, y, batch_size=batch_size).double().mean().item()
+
+
+def auroc(positive, negative) -> float:
+    """Area under the ROC curve: the probability that a score of `positive` exceeds one of `negative`, ties counting half.
+
+    positive, negative : 1-d arrays of finite scores, neither empty
+    """
+    from sklearn.metrics import roc_auc_score
+
+    positive, negative = np.asarray(positive, dtype=float), np.asarray(negative, dtype=float)
+    if positive.ndim != 1 or negative.ndim != 1 or not len(positive) or not len(negative):
+        raise ValueError("auroc needs two non-empty one-dimensional arrays of scores")
+    return float(roc_auc_score(np.r_[np.ones(len(positive)), np.zeros(len(negative))], np.r_[positive, negative]))
+
+
+def knn_auroc(reference: Tensor, clean: Tensor, other: Tensor, *, k: int = 10) -> float:
+    """How well the distance to the k-th nearest of the `reference` features tells `other` from `clean`: AUROC in [0, 1].
+
+    reference, clean, other : (N, d) features in the full space; `reference` and `clean` must be different samples, or every
+    clean point would be its own neighbour. 0.5 means that the two cannot be told apart this way.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    if not 1 <= k <= len(reference):
+        raise ValueError(f"k must lie between 1 and the {len(reference)} reference samples, not {k}")
+    index = NearestNeighbors(n_neighbors=k).fit(reference.cpu().numpy())
+    clean_distance, other_distance = (index.kneighbors(f.cpu().numpy())[0][:, -1] for f in (clean, other))
+    return auroc(other_distance, clean_distance)

@@ -1,0 +1,117 @@
+"""Figures: one palette, one size, legible on light and on dark pages."""
+
+import json
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import plotly.graph_objects as go
+
+# Okabe & Ito's palette, told apart with any colour vision; black is left out, it vanishes on a dark page
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#7A4FBF", "#8C564B")
+INK = "#808080"                     # reads on white and on near-black alike
+SIZE = (7.0, 4.0)                   # inches, of every matplotlib figure
+HEIGHT = 480                        # pixels, of every plotly figure
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+
+def use_style() -> None:
+    """Give matplotlib the book's look: transparent, grey ink, the palette in order."""
+    plt.rcParams.update({
+        "figure.figsize": SIZE, "figure.dpi": 110, "savefig.transparent": True, "figure.facecolor": "none",
+        "axes.facecolor": "none", "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+        "ytick.color": INK, "axes.titlecolor": INK, "legend.frameon": False, "axes.grid": True, "grid.color": INK,
+        "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False, "font.size": 11,
+        "axes.prop_cycle": plt.cycler(color=PALETTE), "lines.linewidth": 2, "image.cmap": "gray",
+    })  # fmt: skip
+
+
+def show(figure: go.Figure, div: str) -> None:
+    """Display a plotly figure under a fixed id, so that a page built twice is the same page."""
+    if "google.colab" in sys.modules:
+        figure.show(renderer="colab")
+        return
+    from IPython.display import display
+
+    display({"application/vnd.plotly.v1+json": {**json.loads(figure.to_json()), "div": div}}, raw=True)
+
+
+def _layout(figure: go.Figure, **options) -> go.Figure:
+    font = {"color": INK, "size": 13}
+    return figure.update_layout(
+        template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font=font, height=HEIGHT, **options
+    )
+
+
+def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) -> go.Figure:
+    """3D scatter of projected features, one panel per network; clean samples as dots, adversarial ones as crosses.
+
+    panels : {title: {"clean", "adversarial": (N, 3) points; "label": (N,); "clean_prediction", "clean_confidence",
+        "adversarial_prediction", "adversarial_confidence": (N,); "explained": (3,) shares of variance}}
+    One legend entry per class toggles it in all panels; hovering shows class, prediction and confidence.
+    """
+    figure = go.Figure()
+    scenes = {}
+    for number, (title, a) in enumerate(panels.items()):
+        scene = "scene" if number == 0 else f"scene{number + 1}"
+        names = [f"PC {i + 1} ({share:.0%})" for i, share in enumerate(a["explained"])]
+        span = {"domain": {"x": [number / len(panels), (number + 1) / len(panels)], "y": [0, 0.93]}}
+        scenes[scene] = span | {axis: {"title": {"text": name}, "showticklabels": False, "gridcolor": INK, "zerolinecolor": INK,
+                                       "showbackground": False} for axis, name in zip(("xaxis", "yaxis", "zaxis"), names, strict=True)}  # fmt: skip
+        for kind, symbol, size in (("clean", "circle", 3), ("adversarial", "x", 3)):
+            for c, name in enumerate(classes):
+                of_class = a["label"] == c
+                x, y, z = np.round(a[kind][of_class], 2).T
+                hover = [f"{kind} {name}, read as {classes[p]} ({confidence:.0%})" for p, confidence in
+                         zip(a[f"{kind}_prediction"][of_class], a[f"{kind}_confidence"][of_class], strict=True)]  # fmt: skip
+                figure.add_scatter3d(
+                    x=x.tolist(), y=y.tolist(), z=z.tolist(), mode="markers", scene=scene, name=name, legendgroup=name,
+                    showlegend=number == 0 and kind == "clean", text=hover, hoverinfo="text",
+                    marker={"size": size, "symbol": symbol, "color": PALETTE[c % len(PALETTE)], "opacity": 0.9 if kind == "clean" else 0.6},
+                )  # fmt: skip
+        figure.add_annotation(text=title, xref="paper", yref="paper", x=(number + 0.5) / len(panels), y=1.0,
+                              xanchor="center", yanchor="top", showarrow=False)  # fmt: skip
+    legend = {"orientation": "h", "y": -0.02, "title": {"text": "class (click to hide)"}, "itemsizing": "constant"}
+    return _layout(figure, margin={"l": 0, "r": 0, "t": 10, "b": 10}, legend=legend, **scenes)
+
+
+def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) -> go.Figure:
+    """One slider over the attack's radius: per network the attacked image, the perturbation and the class probabilities.
+
+    eps : (E,) radii; panels : {title: {"image": (E, H, W) in [0, 1], "shift": (E, H, W), "probability": (E, K)}}
+    """
+    figure = go.Figure()
+    width = 1 / len(panels)
+
+    def traces(step: int) -> list:
+        out = []
+        for number, a in enumerate(panels.values()):
+            n = 3 * number + 1
+            grey = {"showscale": False, "hoverinfo": "skip", "colorscale": "Greys_r"}
+            out.append(go.Heatmap(z=_bytes(a["image"][step]), zmin=0, zmax=255, xaxis=f"x{n}", yaxis=f"y{n}", **grey))
+            shift = _bytes(0.5 + 0.5 * a["shift"][step] / max(abs(a["shift"]).max(), 1e-9))
+            out.append(go.Heatmap(z=shift, zmin=0, zmax=255, xaxis=f"x{n + 1}", yaxis=f"y{n + 1}", **{**grey, "colorscale": "RdBu"}))
+            out.append(go.Bar(x=list(classes), y=np.round(a["probability"][step], 3).tolist(), xaxis=f"x{n + 2}", yaxis=f"y{n + 2}",
+                              marker={"color": PALETTE[0]}, showlegend=False, hoverinfo="x+y"))  # fmt: skip
+        return out
+
+    figure.add_traces(traces(0))
+    figure.frames = [go.Frame(name=f"{e:g}", data=traces(i)) for i, e in enumerate(eps)]
+    axes = {}
+    for number, title in enumerate(panels):
+        left = number * width
+        for part, (x0, x1, y0, y1) in enumerate([(0.02, 0.46, 0.45, 0.95), (0.52, 0.96, 0.45, 0.95), (0.05, 0.96, 0.05, 0.36)]):
+            n = 3 * number + part + 1
+            picture = part < 2
+            axes[f"xaxis{n}"] = {"domain": [left + x0 * width, left + x1 * width], "anchor": f"y{n}", "visible": not picture, "type": "category" if not picture else None}
+            axes[f"yaxis{n}"] = {"domain": [y0, y1], "anchor": f"x{n}", "visible": not picture, "color": INK, "gridcolor": INK}
+            axes[f"yaxis{n}"] |= {"autorange": "reversed", "scaleanchor": f"x{n}"} if picture else {"range": [0, 1], "dtick": 0.5}
+        figure.add_annotation(text=title, xref="paper", yref="paper", x=left + width / 2, y=1.06, xanchor="center", showarrow=False)
+    steps = [{"label": f"{e:g}", "method": "animate", "args": [[f"{e:g}"], {"mode": "immediate", "frame": {"duration": 0, "redraw": True},
+              "transition": {"duration": 0}}]} for e in eps]  # fmt: skip
+    slider = {"steps": steps, "currentvalue": {"prefix": "ε = "}, "pad": {"t": 35}, "len": 0.96, "x": 0.02}
+    return _layout(figure, margin={"l": 10, "r": 10, "t": 40, "b": 10}, sliders=[slider], **axes)
+
+
+def _bytes(image: np.ndarray) -> np.ndarray:
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,284 @@
+"""Studies: experiments whose rows are computed once, stored the moment they are known, and read ever after.
+
+    study = Study("huang2015", profile="cpu")
+    table1 = study.experiment("table1", version=1, axes={"method": [...]}, data=data, smoke={...}, cpu={...}, paper={...})
+    rows = table1.grid(measure)                    # measure(settings, data, *, method, seed) -> {metric: value}
+
+`report` computes nothing: it shows each experiment at the best profile whose rows are complete.
+"""
+
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from helpers import data as datasets
+from helpers import rows as storage
+from helpers.rows import ROOT, RowError, key_of
+
+PROFILES = ("paper", "cpu", "smoke")            # best first
+
+
+class MissingRows(RuntimeError):
+    """`report` found no profile at which an experiment is complete."""
+
+
+def parse_seeds(seeds: str | int | list[int] | None) -> list[int] | None:
+    """"0-4", "0,3", 5 (that many) or a list -> a list of seeds; None stays None. raises ValueError for anything else."""
+    try:
+        if seeds is None or seeds == "":
+            return None
+        if isinstance(seeds, int):
+            return list(range(seeds))
+        if isinstance(seeds, str):
+            spans = [part.split("-") for part in seeds.split(",")]
+            seeds = [n for a, *b in spans for n in range(int(a), int(b[0] if b else a) + 1)]
+        if all(isinstance(n, int) and n >= 0 for n in seeds) and seeds:
+            return list(seeds)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"seeds must look like 0-4 or 0,3, not {seeds!r}")
+
+
+class Study:
+    """The experiments of one chapter at one profile.
+
+    paper : name of the folder under `results/`, e.g. "huang2015"
+    profile : "report" (stored rows only), "smoke", "cpu" or "paper"
+    seeds : instead of the experiment's own, see `parse_seeds`
+    device, data_root : where to compute, where the datasets are; None: a GPU if there is one, `data.default_root()`
+    record : add to the committed `results/` instead of working under `_build/<profile>`
+
+    $BOOK_RESULTS moves everything that is computed, rows and networks, into another folder.
+    """
+
+    def __init__(self, paper: str, profile: str = "report", *, seeds=None, device=None, data_root=None, record: bool = False):
+        if profile not in ("report", *PROFILES):
+            raise ValueError(f"unknown profile {profile!r}; known are: report, {', '.join(reversed(PROFILES))}")
+        self.paper, self.profile, self.seeds = paper, profile, parse_seeds(seeds)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.data_root, self.record = data_root, record
+        moved = os.environ.get("BOOK_RESULTS") if profile != "report" else None
+        home = Path(moved).expanduser() if moved else ROOT / "_build" / ("record" if record else profile)
+        self.rows_root = ROOT / "results" if profile == "report" or (record and not moved) else home / "results"
+        self.networks = home / "networks" / paper
+        self.experiments: list[Experiment] = []
+        if self.device.type == "cuda":          # attacks and scores run in full float32
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    def load(self, name: str, split: str) -> datasets.Split:
+        """A split of a dataset on this study's device."""
+        return datasets.load(name, split, data_root=self.data_root, device=self.device)
+
+    def path(self, profile: str, run: str) -> Path:
+        """Where the rows of an experiment at a profile are stored."""
+        return self.rows_root / self.paper / profile / f"{run}.jsonl"
+
+    def experiment(self, name: str, **options) -> "Experiment":
+        """Declare an experiment: one table or figure. See `Experiment`."""
+        self.experiments.append(Experiment(self, name, **options))
+        return self.experiments[-1]
+
+    def trained(self, name: str, build: Callable, train: Callable, *, settings: dict, data: datasets.Split, version: int = 1, **args):
+        """A handle on a trained network; nothing is read or computed until its `open()`. See `Trained`."""
+        return Trained(self, name, build, train, settings, data, version, args)
+
+    def status(self) -> pd.DataFrame:
+        """Per experiment: the profile shown, its rows, networks' seeds, device, dates; and what is partly there."""
+        return pd.DataFrame([e.status() for e in self.experiments])
+
+
+class Experiment:
+    """One table or figure, with its settings at each profile and its own rows.
+
+    axes : {argument: values}; `seed` is added from the settings' "seeds" (a count)
+    data : function of the settings that returns {name: Split}; called only when a row is missing
+    version : raise it when the meaning of the run changes but its settings do not
+    smoke, cpu, paper : the settings, plain JSON values; `settings` is the current profile's (at `report` the one shown)
+    """
+
+    def __init__(self, study: Study, name: str, *, version: int, axes: dict[str, list], data: Callable, **profiles: dict):
+        if set(profiles) != set(PROFILES):
+            raise ValueError(f"{name}: settings are needed for {', '.join(PROFILES)}, not {', '.join(profiles)}")
+        self.study, self.name, self.version, self.axes, self.data = study, name, version, axes, data
+        self.profiles = profiles
+        self.profile = study.profile if study.profile != "report" else self._best()
+        self.settings = profiles[self.profile]
+
+    def arguments(self, profile: str) -> list[dict]:
+        """The arguments of each row of the grid, seed by seed, so that an interrupted grid has whole seeds."""
+        seeds = self.study.seeds if self.study.seeds is not None and self.study.profile != "report" else None
+        seeds = seeds if seeds is not None else range(self.profiles[profile]["seeds"])
+        return [dict(zip((*self.axes, "seed"), (*values, seed), strict=True))
+                for seed in seeds for values in itertools.product(*self.axes.values())]  # fmt: skip
+
+    def _stored(self, profile: str) -> tuple[list[str], dict[str, dict]]:
+        """Keys that the grid asks for, and all rows of the file."""
+        # how many seeds there are does not change what one row measures
+        keyed = {k: v for k, v in self.profiles[profile].items() if k != "seeds"}
+        keys = [key_of(self.name, args, keyed, self.version) for args in self.arguments(profile)]
+        return keys, storage.read(self.study.path(profile, self.name))
+
+    def _best(self) -> str:
+        for profile in PROFILES:
+            keys, rows = self._stored(profile)
+            if all(key in rows for key in keys):
+                return profile
+        raise MissingRows(
+            f"'{self.name}' is complete at no profile under {self.study.rows_root}: "
+            f"run this chapter with profile='smoke', or add rows with: make record PROFILE=smoke"
+        )
+
+    def grid(self, run: Callable[..., dict]) -> pd.DataFrame:
+        """One row per combination of the axes: arguments, metrics, `key`. Computes what is missing and stores each at once.
+
+        run : (settings, data, **arguments) -> {metric: finite number, or array}; arrays are stored beside the rows
+        """
+        keys, rows = self._stored(self.profile)
+        todo = [(key, args) for key, args in zip(keys, self.arguments(self.profile), strict=True) if key not in rows]
+        if todo and self.study.profile == "report":
+            raise MissingRows(f"{len(todo)} rows of '{self.name}' are missing")
+        with _Progress(self.study.paper, self.name, len(keys), len(keys) - len(todo)) as progress:
+            data = self.data(self.settings) if todo else {}
+            for key, args in todo:
+                progress.at(args)
+                rows[key] = self._compute(run, key, args, data)
+                progress.done()
+        self.rows = [rows[key] for key in keys]
+        return pd.DataFrame([{**r["args"], **r["metrics"], "key": r["key"]} for r in self.rows])
+
+    def _compute(self, run: Callable, key: str, args: dict, data: dict) -> dict:
+        started = time.monotonic()
+        with torch.random.fork_rng(devices=[self.study.device] if self.study.device.type == "cuda" else []):
+            torch.manual_seed(args["seed"])
+            result = run(self.settings, data, **args)
+        path = self.study.path(self.profile, self.name)
+        arrays = {k: v for k, v in result.items() if isinstance(v, np.ndarray)}
+        metrics = {k: round(float(v), 6) for k, v in result.items() if k not in arrays}
+        bad = [k for k, v in metrics.items() if not np.isfinite(v)]
+        if bad:
+            raise ValueError(f"{self.name} {args}: {', '.join(bad)} came out as NaN or infinite; such a row is not stored")
+        if arrays:
+            storage.save_arrays(path.with_name(f"{self.name}-{key}.npz"), arrays)
+        row = {
+            "run": self.name, "key": key, "args": args, "metrics": metrics, "profile": self.profile,
+            "settings": {k: v for k, v in self.settings.items() if k != "seeds"}, "version": self.version,
+            "seconds": round(time.monotonic() - started, 1), "utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            "device": storage.device_name(self.study.device), "versions": storage.versions(), "commit": storage.commit(),
+            "data": {v.name: {"size": len(v), "digest": v.digest} for v in data.values()},
+        }  # fmt: skip
+        storage.append(path, row)
+        return row
+
+    def arrays(self, row) -> dict[str, np.ndarray]:
+        """The arrays that the run of a row (of `grid`) returned."""
+        return storage.load_arrays(self.study.path(self.profile, self.name).with_name(f"{self.name}-{row.key}.npz"))
+
+    def status(self) -> dict:
+        """What the status page says of this experiment."""
+        keys, rows = self._stored(self.profile)
+        mine = [rows[k] for k in keys if k in rows]
+        partly = []
+        for better in PROFILES[: PROFILES.index(self.profile)]:
+            wanted, there = self._stored(better)
+            if any(k in there for k in wanted):
+                partly.append(f"{better}: {sum(k in there for k in wanted)} of {len(wanted)} rows")
+        return {
+            "experiment": self.name, "profile": self.profile, "rows": f"{len(mine)} of {len(keys)}",
+            "seeds": self.settings["seeds"], "minutes": round(sum(r["seconds"] for r in mine) / 60, 1),
+            "device": "; ".join(sorted({r["device"] for r in mine})), "commit": ", ".join(sorted({r["commit"] for r in mine})),
+            "torch": ", ".join(sorted({r["versions"]["torch"] for r in mine})),
+            "last row": max((r["utc"] for r in mine), default="")[:10], "also there": "; ".join(partly),
+        }  # fmt: skip
+
+
+class Trained:
+    """A trained network that is not there yet: `open()` loads it, or trains and stores it.
+
+    build : (settings, **args) -> untrained network, its initial weights decided by `seed` among the arguments
+    train : (network, data, settings, checkpoint=path, **args) -> list of losses
+    """
+
+    def __init__(self, study: Study, name: str, build, train, settings: dict, data: datasets.Split, version: int, args: dict):
+        self.study, self.name, self.build, self.train, self.data = study, name, build, train, data
+        self.about = {"name": name, "args": args, "settings": settings, "data": [data.name, data.digest], "version": version}
+        key = key_of(name, args, {**settings, "digest": data.digest}, version)
+        words = "-".join(str(v) for v in args.values())
+        self.path = study.networks / f"{name}-{words}-{key}.safetensors"
+
+    def open(self) -> torch.nn.Module:
+        """The network in evaluation mode on the study's device; `history` then holds its losses and training seconds.
+
+        raises RowError for a damaged file
+        """
+        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import load_file, save_file
+
+        args, settings = self.about["args"], self.about["settings"]
+        torch.manual_seed(args["seed"])
+        network = self.build(settings, **args).to(self.study.device)
+        if self.path.exists():
+            try:
+                network.load_state_dict(load_file(self.path, device=str(self.study.device)))
+                with safe_open(self.path, "pt") as file:
+                    self.history = json.loads(file.metadata()["history"])
+            except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+                raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
+        else:
+            started = time.monotonic()
+            checkpoint = self.path.with_suffix(".checkpoint")
+            losses = self.train(network, self.data, settings, checkpoint=checkpoint, **args)
+            self.history = {"losses": losses, "seconds": round(time.monotonic() - started, 1)}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            metadata = {"about": json.dumps(self.about), "history": json.dumps(self.history)}
+            partial = self.path.with_suffix(".part")
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial, metadata=metadata)
+            os.replace(partial, self.path)
+            checkpoint.unlink(missing_ok=True)
+        return network.eval()
+
+
+class _Progress:
+    """`12 of 15 stored, about 40 min to go`: a bar on stderr, or lines in $BOOK_PROGRESS for the runner to show."""
+
+    def __init__(self, paper: str, run: str, total: int, stored: int):
+        self.paper, self.run, self.total, self.stored, self.first = paper, run, total, stored, stored
+        self.started, self.sink = time.monotonic(), os.environ.get("BOOK_PROGRESS")
+
+    def __enter__(self) -> "_Progress":
+        quiet = self.sink or self.stored == self.total
+        self.bar = None if quiet else tqdm(total=self.total, initial=self.stored, file=sys.stderr, bar_format="{desc} |{bar:20}|")
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def at(self, args: dict) -> None:
+        """Say what is being computed."""
+        self._show(" ".join(f"seed {v}" if k == "seed" else str(v) for k, v in args.items()))
+
+    def done(self) -> None:
+        """Count a stored row."""
+        self.stored += 1
+        if self.bar is not None:
+            self.bar.update()
+
+    def _show(self, what: str) -> None:
+        made, left = self.stored - self.first, self.total - self.stored
+        minutes = (time.monotonic() - self.started) / made * left / 60 if made else 0
+        text = f"{self.run} {what}: {self.stored} of {self.total} stored" + (f", about {minutes:.0f} min to go" if minutes >= 1 else "")
+        if self.bar is not None:
+            self.bar.set_description_str(text)
+        elif self.sink:
+            with open(self.sink, "a") as file:
+                file.write(json.dumps({"paper": self.paper, "text": text, "total": self.total, "stored": self.stored}) + "\n")

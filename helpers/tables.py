@@ -1,0 +1,98 @@
+"""Tables of the page, as HTML: paper against ours, sentences, provenance, the chapter's line on the front page.
+
+A number links to the rows behind it: `../results/<paper>/<profile>/<run>.jsonl#<group>`. In JupyterLab that opens the file; the
+site turns it into a page that explains each row.
+"""
+
+from html import escape
+
+import pandas as pd
+from IPython.display import HTML, display
+
+MARKS = {"agrees": "✓", "differs": "✗", "undecided": "?", "holds": "✓", "contradicted": "✗", "in part": "◐", "survives": "✓", "broken": "✗"}
+
+
+def mark(verdict: str) -> str:
+    """A verdict as a coloured word with a sign, so that colour is never alone."""
+    return f'<span class="verdict {verdict.replace(" ", "-")}">{MARKS[verdict]} {verdict}</span>'
+
+
+def rows_link(experiment, group: str, text: str) -> str:
+    """A link to the rows of `experiment` whose arguments other than the seed are `group`."""
+    target = f"../results/{experiment.study.paper}/{experiment.profile}/{experiment.name}.jsonl#{group}"
+    return f'<a href="{escape(target)}" title="the rows behind this number">{text}</a>'
+
+
+def table(head: list[str], body: list[list[str]], css: str = "") -> str:
+    """An HTML table from escaped text or ready HTML; the first column is the row's head."""
+    top = "".join(f'<th scope="col">{h}</th>' for h in head)
+    lines = "".join(f'<tr><th scope="row">{line[0]}</th>' + "".join(f"<td>{c}</td>" for c in line[1:]) + "</tr>" for line in body)
+    return f'<div class="wide"><table class="claims {css}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A rate as it is printed in this field: `.885`; 1 stays `1.000`."""
+    text = f"{value:.{digits}f}"
+    return text[1:] if text.startswith("0.") else text.replace("-0.", "−.").replace("-", "−")
+
+
+def provenance(experiment) -> str:
+    """The line beneath a table: profile, networks, device, day, commit, and what is smaller than in the paper."""
+    status = experiment.status()
+    words = f"{status['rows'].split()[0]} rows at profile <b>{status['profile']}</b>, {status['seeds']} seeds"
+    return f'<p class="provenance">{words} · {escape(status["device"])} · {status["last row"]} · commit {escape(status["commit"])}</p>'
+
+
+def paper_table(result: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
+    """The paper's table with our number, its 95 % interval and a verdict in each cell; each number links to its rows.
+
+    result : of `claims.compare`; reduced : of `claims.reduced`
+    """
+    columns = list(dict.fromkeys(result.column))
+    body = []
+    for row, cells in result.groupby("row", sort=False):
+        line = [escape(row)]
+        for column in columns:
+            c = cells[cells.column == column].iloc[0]
+            ours = rows_link(experiment, row, f"<b>{number(c.ours)}</b> ± {number(c.half)}")
+            line.append(f'{ours}<br><span class="paper">paper {c.printed.lstrip("0")}</span><br>{mark(c.verdict)}')
+        body.append(line)
+    marks = "Reduced: " + "; ".join(map(escape, reduced)) if reduced else "Nothing that the paper declares is reduced"
+    return HTML(table(["", *map(escape, columns)], body, "paper-table") + f'<p class="provenance">{marks}.</p>' + provenance(experiment)
+                + _details(result))  # fmt: skip
+
+
+def _details(result: pd.DataFrame) -> str:
+    head = ["cell", "paper", "ours ± 95 %", "difference ± b", "margin", "networks", "verdict"]
+    body = [[escape(f"{c.row}, {c.column}"), c.printed, f"{number(c.ours, 4)} ± {number(c.half, 4)}",
+             f"{number(c.difference, 4)} ± {number(c.bound, 4)}", number(c.margin, 4), str(c.n), mark(c.verdict)]
+            for c in result.itertuples()]  # fmt: skip
+    return f"<details><summary>How each verdict was reached</summary>{table(head, body)}</details>"
+
+
+def sentence_table(sentences: pd.DataFrame) -> HTML:
+    """The paper's sentences with their verdicts. sentences : columns `value`, `predicate` and the fields of `judge_sentence`."""
+    body = [[escape(s.value), f'{mark(s.verdict)}<br><span class="paper">{s.supported} of {s.supported + s.contradicted + s.undecided} comparisons '
+             f'supported, {s.contradicted} contradicted</span>', f"<details><summary>predicate</summary><code>{escape(s.predicate)}</code></details>"]
+            for s in sentences.itertuples()]  # fmt: skip
+    return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences"))
+
+
+def bar(counts: dict[str, int]) -> str:
+    """Counts of verdicts as one bar with words beneath it."""
+    total = sum(counts.values())
+    parts = "".join(f'<span class="bar {v.replace(" ", "-")}" style="flex:{n}">{n}</span>' for v, n in counts.items() if n)
+    words = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+    return f'<div class="bars" role="img" aria-label="{words}">{parts}</div><span class="paper">{total}: {words}</span>'
+
+
+def scoreboard(link: str, title: str, cells: dict[str, int], sentences: dict[str, int], strongest: list[tuple[str, str]]) -> HTML:
+    """A chapter's line on the front page: verdicts of numbers and sentences, and what stronger attacks left of each defence."""
+    stronger = "<br>".join(f"{escape(name)}: {verdict}" for name, verdict in strongest)
+    line = [f'<a href="{escape(link)}">{escape(title)}</a>', bar(cells), bar(sentences), stronger]
+    return HTML(table(["paper", "printed numbers", "sentences", "under stronger attacks"], [line], "scoreboard"))
+
+
+def glue(name: str, html: HTML) -> None:
+    """Display HTML and keep it under a name that any page of the site can show (MyST-NB's `glue`, without needing MyST-NB)."""
+    display({"text/html": html.data}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": ""}})

@@ -1,0 +1,97 @@
+"""One training loop for all chapters. What is learned is the objective's business: `objective(model, x, y) -> scalar`."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from helpers.data import Split
+
+Tensor = torch.Tensor
+CHECKPOINT_SECONDS = 60             # an epoch that ends later than this after the last checkpoint writes one
+
+
+def fit(
+    model: nn.Module,
+    data: Split,
+    objective: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int = 100,
+    momentum: float = 0.9,
+    seed: int,
+    checkpoint: Path | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Minimise the objective by SGD whose rate falls linearly to 0; returns the mean loss of each epoch.
+
+    model : trained in place, left in training mode
+    seed : decides the order of the batches; what the objective or dropout draws comes from torch's global generator, which
+        this function seeds too
+    checkpoint : a file that receives the state at epoch boundaries and is continued from if it is there; the result is the same
+        as without the interruption
+    after_epoch : called with the number of finished epochs
+    raises ValueError for empty data or settings out of range, FloatingPointError if the loss is no longer finite
+    """
+    if epochs < 1 or batch_size < 1 or not lr > 0:
+        raise ValueError(f"epochs and batch_size must be at least 1 and lr above 0, not {epochs}, {batch_size}, {lr}")
+    if len(data) == 0:
+        raise ValueError(f"{data.name} is empty: there is nothing to train on")
+    torch.manual_seed(seed)
+    order = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    total = epochs * -(-len(data) // batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / total)
+    losses: list[float] = []
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    if checkpoint is not None and checkpoint.exists():
+        losses = _resume(checkpoint, parts, order, data.images.device)
+    saved = time.monotonic()
+    for epoch in range(len(losses), epochs):
+        model.train()
+        running = torch.zeros((), device=data.images.device, dtype=torch.float64)
+        for index in torch.randperm(len(data), generator=order).to(data.images.device).split(batch_size):
+            loss = objective(model, data.images[index], data.labels[index])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            running += loss.detach() * len(index)
+        losses.append(running.item() / len(data))
+        if not losses[-1] < float("inf"):
+            raise FloatingPointError(f"the loss became {losses[-1]} in epoch {epoch + 1}: lower the learning rate ({lr})")
+        if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            _save(checkpoint, parts, order, losses)
+            saved = time.monotonic()
+        if after_epoch is not None:
+            after_epoch(epoch + 1)
+    return losses
+
+
+def _save(path: Path, parts: dict, order: torch.Generator, losses: list[float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"order": order.get_state(), "rng": torch.get_rng_state(), "losses": losses}
+    if torch.cuda.is_available():
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _resume(path: Path, parts: dict, order: torch.Generator, device: torch.device) -> list[float]:
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except Exception as error:  # a damaged file, or one of another network
+        raise RuntimeError(f"{path} cannot be continued from ({error}): delete it to train from the start") from error
+    order.set_state(state["order"].cpu())
+    torch.set_rng_state(state["rng"].cpu())
+    if "cuda_rng" in state:
+        torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+    return state["losses"]
