@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-FIELDS = {"run", "key", "args", "settings", "version", "metrics", "profile", "seconds", "utc", "device", "versions", "commit", "data"}
+FIELDS = {"run", "key", "args", "settings", "version", "metrics", "profile", "seconds", "utc", "device", "versions", "commit", "data", "networks"}
 
 
 class RowError(RuntimeError):
@@ -135,3 +135,38 @@ def device_name(device: torch.device) -> str:
 def versions() -> dict[str, str]:
     """Versions of what a number depends on."""
     return {"python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__, "numpy": np.__version__}
+
+
+TOLERANCE = 0.03                    # of a rate at `smoke`, absolute; of another quantity, relative
+
+
+def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, exact: bool) -> list[dict]:
+    """For each row computed again: whether the stored row of the same key came out.
+
+    exact : compare within TOLERANCE, which another processor also meets; else a value has to lie inside the 95 % prediction
+        interval of the stored seeds (within TOLERANCE of the stored value where there is only one seed)
+    returns dicts with args, verdict ("yes", "no" or "not stored"), and the metric that is furthest off with both values
+    """
+    from scipy import stats
+
+    results = []
+    for key, row in again.items():
+        entry = {"args": " ".join(str(v) for v in row["args"].values()), "verdict": "not stored", "metric": "", "stored": "", "again": ""}
+        if key in stored:
+            def others(args):
+                return {k: v for k, v in args.items() if k != "seed"}
+
+            siblings = [r["metrics"] for r in stored.values() if others(r["args"]) == others(row["args"])]
+            off = {}
+            for name, old in stored[key]["metrics"].items():
+                allowed, centre = TOLERANCE * max(1.0, abs(old)), old
+                if not exact and len(siblings) > 1:
+                    values = np.array([m[name] for m in siblings])
+                    n, centre = len(values), values.mean()
+                    allowed = max(0.003, stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n))
+                off[name] = abs(row["metrics"][name] - centre) / allowed
+            worst = max(off, key=off.get)
+            entry |= {"verdict": "yes" if off[worst] <= 1 else "no", "metric": worst,
+                      "stored": stored[key]["metrics"][worst], "again": row["metrics"][worst]}  # fmt: skip
+        results.append(entry)
+    return results

@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from helpers import data as datasets
+from helpers import models
 from helpers import rows as storage
 from helpers.rows import ROOT, RowError, key_of
 
@@ -72,6 +73,7 @@ class Study:
         self.rows_root = ROOT / "results" if profile == "report" or (record and not moved) else home / "results"
         self.networks = home / "networks" / paper
         self.experiments: list[Experiment] = []
+        self.opened: dict[str, float] = {}      # networks that the row in the making used, with their training seconds
         if self.device.type == "cuda":          # attacks and scores run in full float32
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
@@ -91,6 +93,12 @@ class Study:
     def trained(self, name: str, build: Callable, train: Callable, *, settings: dict, data: datasets.Split, version: int = 1, **args):
         """A handle on a trained network; nothing is read or computed until its `open()`. See `Trained`."""
         return Trained(self, name, build, train, settings, data, version, args)
+
+    def publish(self, name: str, network: torch.nn.Module, about: dict) -> None:
+        """When recording, add a network to the zoo, unless one of a better profile is there. about : see `save_pretrained`."""
+        if not self.record or (name in models.zoo() and PROFILES.index(models.card(name)["profile"]) < PROFILES.index(self.profile)):
+            return
+        models.save_pretrained(name, network, {**about, "paper": self.paper, "profile": self.profile, "commit": storage.commit()})
 
     def status(self) -> pd.DataFrame:
         """Per experiment: the profile shown, its rows, networks' seeds, device, dates; and what is partly there."""
@@ -158,6 +166,7 @@ class Experiment:
 
     def _compute(self, run: Callable, key: str, args: dict, data: dict) -> dict:
         started = time.monotonic()
+        self.study.opened = {}
         with torch.random.fork_rng(devices=[self.study.device] if self.study.device.type == "cuda" else []):
             torch.manual_seed(args["seed"])
             result = run(self.settings, data, **args)
@@ -174,10 +183,14 @@ class Experiment:
             "settings": {k: v for k, v in self.settings.items() if k != "seeds"}, "version": self.version,
             "seconds": round(time.monotonic() - started, 1), "utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
             "device": storage.device_name(self.study.device), "versions": storage.versions(), "commit": storage.commit(),
-            "data": {v.name: {"size": len(v), "digest": v.digest} for v in data.values()},
+            "data": {v.name: {"size": len(v), "digest": v.digest} for v in data.values()}, "networks": self.study.opened,
         }  # fmt: skip
         storage.append(path, row)
         return row
+
+    def images(self, split: str) -> int:
+        """Images of a split that the stored rows were measured on."""
+        return next(d["size"] for name, d in self.rows[0]["data"].items() if name.endswith(f"/{split}"))
 
     def arrays(self, row) -> dict[str, np.ndarray]:
         """The arrays that the run of a row (of `grid`) returned."""
@@ -244,6 +257,7 @@ class Trained:
             save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial, metadata=metadata)
             os.replace(partial, self.path)
             checkpoint.unlink(missing_ok=True)
+        self.study.opened[self.path.stem] = self.history["seconds"]
         return network.eval()
 
 
