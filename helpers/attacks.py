@@ -37,7 +37,9 @@ def check_input(x: Tensor, y: Tensor, eps: float, clip: bool) -> None:
     if not (low > -float("inf") and high < float("inf")):
         raise ValueError("x contains NaN or infinity")
     if x.ndim == 4 and (low < 0 or high > 1):
-        raise ValueError(f"image values must lie in [0, 1], not [{low:.3g}, {high:.3g}]: scale them (normalisation belongs in the model)")
+        raise ValueError(
+            f"image values must lie in [0, 1], not [{low:.3g}, {high:.3g}]: scale them (normalisation belongs in the model)"
+        )
     if x.ndim != 4 and clip:
         raise ValueError("clip=True is for images (N, C, H, W); features have no range: pass clip=False")
 
@@ -150,8 +152,8 @@ def adv_alpha(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = Tr
     check_input(x, y, eps, clip)
     logits, jacobian = logit_jacobian(model, x, y)
     alpha = logits.softmax(dim=1)
-    q = others(logits, y).softmax(dim=1)                                          # (N, K), q_y = 0
-    gap = alpha.gather(1, y[:, None]) - alpha                                     # (N, K), α_y − α_j
+    q = others(logits, y).softmax(dim=1)  # (N, K), q_y = 0
+    gap = alpha.gather(1, y[:, None]) - alpha  # (N, K), α_y − α_j
     D = jacobian - jacobian.gather(1, y[:, None, None].expand(-1, 1, jacobian.shape[2]))  # (N, K, d)
     rows = q[:, :, None] * D + gap[:, :, None] * torch.einsum("nk,nkd->nd", q, D)[:, None]
     rival = torch.ones_like(gap, dtype=torch.bool).scatter(1, y[:, None], False)

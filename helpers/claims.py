@@ -17,7 +17,7 @@ from scipy import stats
 CLAIMS = Path(__file__).resolve().parent.parent / "claims"
 COLUMNS = ("source", "row", "column", "value", "unit", "kind", "same_as", "predicate")
 UNITS = {"fraction": 1.0, "percent": 0.01}
-CAP = {"clean": 0.03, "attack": 0.05}          # M: the largest margin of a rate
+CAP = {"clean": 0.03, "attack": 0.05}  # M: the largest margin of a rate
 FORMS = re.compile(r"(greater|equal|below)\(([^()]*)\)")
 
 
@@ -27,12 +27,12 @@ class Verdict:
 
     verdict: str
     paper: float
-    ours: float                     # mean over the networks
-    half: float                     # half width of the 95 % interval of our own value
-    difference: float               # ours − paper
-    bound: float                    # b: half width of the 95 % interval of the difference
+    ours: float  # mean over the networks
+    half: float  # half width of the 95 % interval of our own value
+    difference: float  # ours − paper
+    bound: float  # b: half width of the 95 % interval of the difference
     margin: float
-    n: int                          # independently trained networks
+    n: int  # independently trained networks
 
 
 def read(paper: str) -> pd.DataFrame:
@@ -49,6 +49,14 @@ def read(paper: str) -> pd.DataFrame:
         else:
             float(cell.value)
     return cells
+
+
+def value(cells: pd.DataFrame, source: str, row: str, column: str) -> float:
+    """One printed number, rates as fractions. raises KeyError where the paper prints none."""
+    cell = cells[(cells.source == source) & (cells.row == row) & (cells.column == column)]
+    if cell.empty:
+        raise KeyError(f"{source} has no cell {row}, {column}")
+    return printed(cell.value.iloc[0], cell.unit.iloc[0])[0]
 
 
 def printed(value: str, unit: str) -> tuple[float, float]:
@@ -69,7 +77,7 @@ def image_variance(rate: float, images: int, paper_images: int | None, sampling:
     """Variance of a rate from the sampling of test images: `same` images as the paper, a `part` of them, or `other` ones."""
     if sampling == "same":
         return 0.0
-    p = (rate * images + 1) / (images + 2)      # keeps a variance at 0 and 1
+    p = (rate * images + 1) / (images + 2)  # keeps a variance at 0 and 1
     if sampling == "part":
         return p * (1 - p) / images * max(0.0, 1 - images / paper_images)
     if sampling == "other":
@@ -132,7 +140,7 @@ def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: s
 
 
 def parse_predicate(text: str, where: str = "predicate") -> list[tuple[str, list[str]]]:
-    """"greater(a, b); below(a, 0.5)" -> [("greater", ["a", "b"]), ...]. raises ValueError for any other form."""
+    """ "greater(a, b); below(a, 0.5)" -> [("greater", ["a", "b"]), ...]. raises ValueError for any other form."""
     terms = []
     for part in text.split(";"):
         match = FORMS.fullmatch(part.strip())
@@ -170,7 +178,7 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
         return image_variance(float(v.mean()), images, None, "other")
 
     count = {"supported": 0, "contradicted": 0, "undecided": 0}
-    slacks, variances = [], []                  # how far each network is on the claimed side
+    slacks, variances = [], []  # how far each network is on the claimed side
     for form, arguments in parse_predicate(predicate):
         a = values(arguments[0])
         limit = float(arguments[-1]) if form != "greater" else 0.0
@@ -181,7 +189,13 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
         margin = margin_of(printed(cell.value, cell.unit)[0], cell.kind)
         if form == "equal":
             low, high = interval(a - b, variance)
-            verdict = "supported" if -limit <= low and high <= limit else "contradicted" if low > limit or high < -limit else "undecided"
+            verdict = (
+                "supported"
+                if -limit <= low and high <= limit
+                else "contradicted"
+                if low > limit or high < -limit
+                else "undecided"
+            )
             slacks.append(limit - np.abs(a - b))
         else:
             slack = a - b if form == "greater" else limit - a
@@ -200,6 +214,36 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
     else:
         verdict = "in part" if count["contradicted"] and count["supported"] else "undecided"
     return {"verdict": verdict, **count}
+
+
+def judge_sentences(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, images: int) -> pd.DataFrame:
+    """Every sentence drawn from a table, with its verdict: columns value, predicate and the fields of `judge_sentence`."""
+    mine = cells[cells.source == source]
+    said = mine[mine.kind == "sentence"].reset_index(drop=True)
+    judged = [judge_sentence(p, mine, rows, row_axis=row_axis, images=images) for p in said.predicate]
+    return said[["value", "predicate"]].join(pd.DataFrame(judged))
+
+
+def survivals(
+    cells: pd.DataFrame,
+    rows: pd.DataFrame,
+    source: str,
+    *,
+    row_axis: str,
+    undefended: str,
+    advertised: str,
+    metric: str,
+    images: int,
+) -> pd.DataFrame:
+    """`survival` of every row but `undefended`; the advantage advertised is the paper's, in the column `advertised`."""
+    printed_value = cells[(cells.source == source) & (cells.column == advertised)].set_index("row").value.astype(float)
+    accuracy = rows.pivot(index="seed", columns=row_axis, values=metric)
+    lines = []
+    for row in (name for name in rows[row_axis].unique() if name != undefended):
+        promise = printed_value[row] - printed_value[undefended]
+        result = survival(accuracy[row], accuracy[undefended], promise, images=images)
+        lines.append({"row": row, "defended": accuracy[row].mean(), "undefended": accuracy[undefended].mean(), **result})
+    return pd.DataFrame(lines)
 
 
 def survival(defended: Sequence[float], undefended: Sequence[float], advertised: float, *, images: int) -> dict:

@@ -28,7 +28,7 @@ class DataError(RuntimeError):
 class Split:
     """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64 of one split, on one device."""
 
-    name: str                       # e.g. "mnist/test"
+    name: str  # e.g. "mnist/test"
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
@@ -39,6 +39,11 @@ class Split:
     def __getitem__(self, index) -> "Split":
         """The samples at a slice or an index tensor."""
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    @property
+    def xy(self) -> tuple[Tensor, Tensor]:
+        """Images and labels."""
+        return self.images, self.labels
 
     @cached_property
     def digest(self) -> str:
@@ -51,14 +56,14 @@ class Split:
 class Dataset:
     """An entry of the table: what it is, where it comes from, and how to get it."""
 
-    splits: dict[str, int]          # images of each split when complete
-    shape: tuple[int, ...]          # of one image: (H, W) or (H, W, 3)
+    splits: dict[str, int]  # images of each split when complete
+    shape: tuple[int, ...]  # of one image: (H, W) or (H, W, 3)
     classes: tuple[str, ...]
     source: str
     licence: str
-    fetch: Callable[[], Arrays]     # returns the arrays of the cache file
+    fetch: Callable[[], Arrays]  # returns the arrays of the cache file
     sha256: dict[str, str] | None = None  # of a complete split's pixel bytes; None where copies may be lossy
-    embedded: bool = False          # made from an installed package: never cached, never downloaded
+    embedded: bool = False  # made from an installed package: never cached, never downloaded
 
 
 def _fetch_mnist() -> Arrays:

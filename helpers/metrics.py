@@ -88,3 +88,13 @@ def knn_auroc(reference: Tensor, clean: Tensor, other: Tensor, *, k: int = 10) -
     index = NearestNeighbors(n_neighbors=k).fit(reference.cpu().numpy())
     clean_distance, other_distance = (index.kneighbors(f.cpu().numpy())[0][:, -1] for f in (clean, other))
     return auroc(other_distance, clean_distance)
+
+
+def one_standard_error(scores, errors) -> int:
+    """Index of the first score that lies within one standard error of the best: the mildest setting that is not worse.
+
+    scores, errors : validation scores of settings from the mildest to the strongest, and the standard error of each
+    """
+    scores, errors = np.asarray(scores, dtype=float), np.asarray(errors, dtype=float)
+    best = int(scores.argmax())
+    return int(np.flatnonzero(scores >= scores[best] - errors[best])[0])

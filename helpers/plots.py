@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 
 # Okabe & Ito's palette, told apart with any colour vision; black is left out, it vanishes on a dark page
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#7A4FBF", "#8C564B")
-INK = "#808080"                     # reads on white and on near-black alike
-SIZE = (7.0, 4.0)                   # inches, of every matplotlib figure
-HEIGHT = 480                        # pixels, of every plotly figure
+INK = "#808080"  # reads on white and on near-black alike
+SIZE = (7.0, 4.0)  # inches, of every matplotlib figure
+HEIGHT = 480  # pixels, of every plotly figure
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 
@@ -56,9 +56,9 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
         scene = "scene" if number == 0 else f"scene{number + 1}"
         names = [f"PC {i + 1} ({share:.0%})" for i, share in enumerate(a["explained"])]
         span = {"domain": {"x": [number / len(panels), (number + 1) / len(panels)], "y": [0, 0.93]}}
-        scenes[scene] = span | {axis: {"title": {"text": name}, "showticklabels": False, "gridcolor": INK, "zerolinecolor": INK,
+        scenes[scene] = span | {"camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}}} | {axis: {"title": {"text": name}, "showticklabels": False, "gridcolor": INK, "zerolinecolor": INK,
                                        "showbackground": False} for axis, name in zip(("xaxis", "yaxis", "zaxis"), names, strict=True)}  # fmt: skip
-        for kind, symbol, size in (("clean", "circle", 3), ("adversarial", "x", 3)):
+        for kind, symbol, size in (("clean", "circle", 3), ("adversarial", "x", 4)):
             for c, name in enumerate(classes):
                 of_class = a["label"] == c
                 x, y, z = np.round(a[kind][of_class], 2).T
@@ -67,7 +67,7 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
                 figure.add_scatter3d(
                     x=x.tolist(), y=y.tolist(), z=z.tolist(), mode="markers", scene=scene, name=name, legendgroup=name,
                     showlegend=number == 0 and kind == "clean", text=hover, hoverinfo="text",
-                    marker={"size": size, "symbol": symbol, "color": PALETTE[c % len(PALETTE)], "opacity": 0.9 if kind == "clean" else 0.6},
+                    marker={"size": size, "symbol": symbol, "color": PALETTE[c % len(PALETTE)], "opacity": 0.9},
                 )  # fmt: skip
         figure.add_annotation(text=title, xref="paper", yref="paper", x=(number + 0.5) / len(panels), y=1.0,
                               xanchor="center", yanchor="top", showarrow=False)  # fmt: skip
@@ -75,10 +75,10 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
     return _layout(figure, margin={"l": 0, "r": 0, "t": 10, "b": 10}, legend=legend, **scenes)
 
 
-def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) -> go.Figure:
+def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...], start: float) -> go.Figure:
     """One slider over the attack's radius: per network the attacked image, the perturbation and the class probabilities.
 
-    eps : (E,) radii; panels : {title: {"image": (E, H, W) in [0, 1], "shift": (E, H, W), "probability": (E, K)}}
+    eps : (E,) radii; start : the one shown first; panels : {title: {"image": (E, H, W) in [0, 1], "shift": (E, H, W), "probability": (E, K)}}
     """
     figure = go.Figure()
     width = 1 / len(panels)
@@ -90,12 +90,15 @@ def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classe
             grey = {"showscale": False, "hoverinfo": "skip", "colorscale": "Greys_r"}
             out.append(go.Heatmap(z=_bytes(a["image"][step]), zmin=0, zmax=255, xaxis=f"x{n}", yaxis=f"y{n}", **grey))
             shift = _bytes(0.5 + 0.5 * a["shift"][step] / max(abs(a["shift"]).max(), 1e-9))
-            out.append(go.Heatmap(z=shift, zmin=0, zmax=255, xaxis=f"x{n + 1}", yaxis=f"y{n + 1}", **{**grey, "colorscale": "RdBu"}))
+            out.append(
+                go.Heatmap(z=shift, zmin=0, zmax=255, xaxis=f"x{n + 1}", yaxis=f"y{n + 1}", **{**grey, "colorscale": "RdBu"})
+            )
             out.append(go.Bar(x=list(classes), y=np.round(a["probability"][step], 3).tolist(), xaxis=f"x{n + 2}", yaxis=f"y{n + 2}",
                               marker={"color": PALETTE[0]}, showlegend=False, hoverinfo="x+y"))  # fmt: skip
         return out
 
-    figure.add_traces(traces(0))
+    first = int(np.abs(np.asarray(eps) - start).argmin())
+    figure.add_traces(traces(first))
     figure.frames = [go.Frame(name=f"{e:g}", data=traces(i)) for i, e in enumerate(eps)]
     axes = {}
     for number, title in enumerate(panels):
@@ -103,13 +106,20 @@ def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classe
         for part, (x0, x1, y0, y1) in enumerate([(0.02, 0.46, 0.45, 0.95), (0.52, 0.96, 0.45, 0.95), (0.05, 0.96, 0.05, 0.36)]):
             n = 3 * number + part + 1
             picture = part < 2
-            axes[f"xaxis{n}"] = {"domain": [left + x0 * width, left + x1 * width], "anchor": f"y{n}", "visible": not picture, "type": "category" if not picture else None}
+            axes[f"xaxis{n}"] = {
+                "domain": [left + x0 * width, left + x1 * width],
+                "anchor": f"y{n}",
+                "visible": not picture,
+                "type": "category" if not picture else None,
+            }
             axes[f"yaxis{n}"] = {"domain": [y0, y1], "anchor": f"x{n}", "visible": not picture, "color": INK, "gridcolor": INK}
             axes[f"yaxis{n}"] |= {"autorange": "reversed", "scaleanchor": f"x{n}"} if picture else {"range": [0, 1], "dtick": 0.5}
-        figure.add_annotation(text=title, xref="paper", yref="paper", x=left + width / 2, y=1.06, xanchor="center", showarrow=False)
+        figure.add_annotation(
+            text=title, xref="paper", yref="paper", x=left + width / 2, y=1.06, xanchor="center", showarrow=False
+        )
     steps = [{"label": f"{e:g}", "method": "animate", "args": [[f"{e:g}"], {"mode": "immediate", "frame": {"duration": 0, "redraw": True},
               "transition": {"duration": 0}}]} for e in eps]  # fmt: skip
-    slider = {"steps": steps, "currentvalue": {"prefix": "ε = "}, "pad": {"t": 35}, "len": 0.96, "x": 0.02}
+    slider = {"steps": steps, "active": first, "currentvalue": {"prefix": "ε = "}, "pad": {"t": 35}, "len": 0.96, "x": 0.02}
     return _layout(figure, margin={"l": 10, "r": 10, "t": 40, "b": 10}, sliders=[slider], **axes)
 
 

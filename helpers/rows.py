@@ -15,7 +15,22 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-FIELDS = {"run", "key", "args", "settings", "version", "metrics", "profile", "seconds", "utc", "device", "versions", "commit", "data", "networks"}
+FIELDS = {
+    "run",
+    "key",
+    "args",
+    "settings",
+    "version",
+    "metrics",
+    "profile",
+    "seconds",
+    "utc",
+    "device",
+    "versions",
+    "commit",
+    "data",
+    "networks",
+}
 
 
 class RowError(RuntimeError):
@@ -49,8 +64,10 @@ def read(path: Path) -> dict[str, dict]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise RowError(f"{where} is not JSON ({error}): restore the file, or delete the line to have it computed again") from error
-        if not isinstance(row, dict) or not FIELDS <= row.keys():
+            raise RowError(
+                f"{where} is not JSON ({error}): restore the file, or delete the line to have it computed again"
+            ) from error
+        if not isinstance(row, dict) or not row.keys() >= FIELDS:
             missing = sorted(FIELDS - row.keys()) if isinstance(row, dict) else sorted(FIELDS)
             raise RowError(f"{where} is no row of this book: it lacks {', '.join(missing)}")
         if row["key"] != key_of(row["run"], row["args"], row["settings"], row["version"]):
@@ -68,7 +85,7 @@ def append(path: Path, row: dict) -> None:
     with path.open("ab+") as file:
         file.seek(0)
         content = file.read()
-        size = content.rfind(b"\n") + 1     # what follows is a line that a killed process left unfinished
+        size = content.rfind(b"\n") + 1  # what follows is a line that a killed process left unfinished
         try:
             file.truncate(size)
             file.write(text)
@@ -101,7 +118,9 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {k: file[k] for k in file.files}
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
-        raise RowError(f"{path} is missing or damaged ({error}): restore it, or delete its row to have both computed again") from error
+        raise RowError(
+            f"{path} is missing or damaged ({error}): restore it, or delete its row to have both computed again"
+        ) from error
 
 
 @cache
@@ -109,7 +128,9 @@ def commit() -> str:
     """The code's git commit, 12 digits, `+` where the tree differs outside `results/`; $BOOK_COMMIT where there is no .git."""
     try:
         git = ["git", "-C", str(ROOT)]
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         return head + ("+" if dirty() else "")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("BOOK_COMMIT", "unknown")
@@ -137,7 +158,7 @@ def versions() -> dict[str, str]:
     return {"python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__, "numpy": np.__version__}
 
 
-TOLERANCE = 0.03                    # of a rate at `smoke`, absolute; of another quantity, relative
+TOLERANCE = 0.03  # of a rate at `smoke`, absolute; of another quantity, relative
 
 
 def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, exact: bool) -> list[dict]:
@@ -151,8 +172,15 @@ def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, exact: bo
 
     results = []
     for key, row in again.items():
-        entry = {"args": " ".join(str(v) for v in row["args"].values()), "verdict": "not stored", "metric": "", "stored": "", "again": ""}
+        entry = {
+            "args": " ".join(str(v) for v in row["args"].values()),
+            "verdict": "not stored",
+            "metric": "",
+            "stored": "",
+            "again": "",
+        }
         if key in stored:
+
             def others(args):
                 return {k: v for k, v in args.items() if k != "seed"}
 

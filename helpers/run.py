@@ -8,15 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 from helpers import rows as storage
+from helpers.progress import ChapterProgress
 from helpers.rows import ROOT
 from helpers.study import PROFILES, parse_seeds
 
 BOOK, BUILD = ROOT / "book", ROOT / "_build"
-PARAMETERS = ("profile", "seeds", "device", "data_root", "record")     # what every chapter's parameters cell offers
+PARAMETERS = ("profile", "seeds", "device", "data_root", "record")  # what every chapter's parameters cell offers
 
 
 class Refused(SystemExit):
@@ -61,7 +61,7 @@ def kernel_config():
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
-def execute(path: Path, output: Path, parameters: dict, progress: "Progress | None" = None) -> None:
+def execute(path: Path, output: Path, parameters: dict) -> None:
     """Run a chapter by papermill with `parameters`. raises Refused for a parameter that it does not have, or a failing cell."""
     import papermill
 
@@ -107,44 +107,22 @@ def tidy(notebook) -> None:
     )
 
 
-class Progress:
-    """A bar over the chapters that shows what the running one writes to $BOOK_PROGRESS."""
-
-    def __init__(self, total: int):
-        from tqdm import tqdm
-
-        handle, name = tempfile.mkstemp(prefix="book-progress-")
-        os.close(handle)
-        self.path, self.chapter, self.stop = Path(name), "", threading.Event()
-        os.environ["BOOK_PROGRESS"] = name
-        self.bar = tqdm(total=total, bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} chapters, {elapsed}", file=sys.stderr)
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> "Progress":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.bar.close()
-        os.environ.pop("BOOK_PROGRESS")
-        self.path.unlink(missing_ok=True)
-
-    def _follow(self) -> None:
-        while not self.stop.wait(0.5):
-            lines = self.path.read_text().splitlines()
-            self.bar.set_description_str(f"{self.chapter} · {json.loads(lines[-1])['text']}" if lines else self.chapter)
-
-    def at(self, chapter: str) -> None:
-        self.chapter = chapter
-        self.path.write_text("")
-
-
 def build_site(source: Path, output: Path) -> Path:
     """Build the site of a folder with `_config.yml`; any warning fails it. Returns its front page."""
     with tempfile.TemporaryDirectory(dir=BUILD) as work:
-        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source), "--path-output", work, "-W", "-n", "--keep-going", "-q"]
+        command = [
+            sys.executable,
+            "-c",
+            "from jupyter_book.cli.main import main; main()",
+            "build",
+            str(source),
+            "--path-output",
+            work,
+            "-W",
+            "-n",
+            "--keep-going",
+            "-q",
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not (Path(work) / "_build/html/index.html").exists():
             raise Refused(f"the site was not built:\n{(done.stdout + done.stderr)[-4000:]}")
@@ -175,7 +153,7 @@ def reproduce(picked: list[Path], profile: str, parameters: dict) -> int:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     marker.write_text(identity)
-    with Progress(len(picked)) as progress:
+    with ChapterProgress(len(picked)) as progress:
         for path in picked:
             progress.at(path.stem)
             execute(path, work / "notebooks" / path.name, {**parameters, "profile": profile})
@@ -204,13 +182,15 @@ def report_comparison(book: Path, again: Path, profile: str, output: Path) -> bo
         stored = storage.read(book / path.relative_to(again))
         results = storage.came_out_again(stored, storage.read(path), exact=profile == "smoke")
         for r in results:
-            lines.append(f'{path.parts[-3]},{path.stem},{r["args"]},{r["verdict"]},{r["metric"]},{r["stored"]},{r["again"]}')
+            lines.append(f"{path.parts[-3]},{path.stem},{r['args']},{r['verdict']},{r['metric']},{r['stored']},{r['again']}")
             if r["verdict"] == "no":
                 print(f"  {path.stem} {r['args']}: {r['metric']} was {r['stored']}, now {r['again']}")
         count = {v: sum(r["verdict"] == v for r in results) for v in ("yes", "no", "not stored")}
         good &= not count["no"]
         extra = f", {count['not stored']} not in the book" if count["not stored"] else ""
-        print(f"{path.parts[-3]} {path.stem}: {count['yes']} of {count['yes'] + count['no']} of the book's rows came out again{extra}")
+        print(
+            f"{path.parts[-3]} {path.stem}: {count['yes']} of {count['yes'] + count['no']} of the book's rows came out again{extra}"
+        )
     output.write_text("\n".join(lines) + "\n")
     return good
 
@@ -219,11 +199,11 @@ def record(picked: list[Path], profile: str, parameters: dict, allow_dirty: bool
     """Add to the committed results, then execute the chapters at `report`."""
     try:
         changed = storage.dirty()
-    except (OSError, subprocess.CalledProcessError):            # no .git: $BOOK_COMMIT has to name the code
+    except (OSError, subprocess.CalledProcessError):  # no .git: $BOOK_COMMIT has to name the code
         changed = [] if os.environ.get("BOOK_COMMIT") else ["no git repository, and BOOK_COMMIT is not set"]
     if changed and not allow_dirty:
         raise Refused(f"results are recorded from committed code only; commit first, or --allow-dirty: {', '.join(changed[:5])}")
-    with Progress(len(picked)) as progress:
+    with ChapterProgress(len(picked)) as progress:
         for path in picked:
             progress.at(path.stem)
             execute(path, BUILD / "record" / path.name, {**parameters, "profile": profile, "record": True})
@@ -240,7 +220,9 @@ def main(argv: list[str] | None = None) -> int:
                         help="report: execute the committed notebooks in place from stored rows; the others compute (default: smoke)")  # fmt: skip
     parser.add_argument("--chapters", metavar="01,02", help="start of their names, comma-separated (default: all)")
     parser.add_argument("--seeds", metavar="0-4", help="instead of each experiment's own")
-    parser.add_argument("--data-root", metavar="DIR", help="folder with <dataset>.npz (default: $BOOK_DATA, else the user's cache)")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder with <dataset>.npz (default: $BOOK_DATA, else the user's cache)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--record", action="store_true", help="add to the committed results/ and execute the chapters at report")
     parser.add_argument("--allow-dirty", action="store_true", help="record from a tree with uncommitted changes; the rows say so")
@@ -264,7 +246,11 @@ def main(argv: list[str] | None = None) -> int:
         parse_seeds(args.seeds)
     except ValueError as error:
         raise Refused(str(error)) from None
-    given = {"seeds": args.seeds, "device": args.device, "data_root": str(Path(args.data_root).resolve()) if args.data_root else None}
+    given = {
+        "seeds": args.seeds,
+        "device": args.device,
+        "data_root": str(Path(args.data_root).resolve()) if args.data_root else None,
+    }
     parameters = {name: value for name, value in given.items() if value is not None}
     if args.record:
         return record(picked, args.profile, parameters, args.allow_dirty)

@@ -38,12 +38,14 @@ class PlotlyRenderer:
 def add_scripts(app, pagename, templatename, context, doctree):
     """Load plotly on pages with a figure, point row links at the rows' pages, and declare nothing that is not used."""
     # sphinx-thebe declares its constants twice, which logs an error on every page; live code cells are off in this book
-    context["script_files"] = [s for s in context.get("script_files", []) if "THEBE_JS_URL" not in (getattr(s, "attributes", {}) or {}).get("body", "")]
+    scripts = context.get("script_files", [])
+    scripts[:] = [s for s in scripts if "THEBE_JS_URL" not in str(getattr(s, "attributes", ""))]
     body = context.get("body") or ""
     if 'class="figure-plotly"' in body:
-        app.add_js_file("plotly.min.js")
-        app.add_js_file("figures.js")
-    context["body"] = body.replace('.jsonl#', '.html#')
+        body += "".join(
+            f'<script src="{context["pathto"](f"_static/{name}", 1)}"></script>' for name in ("plotly.min.js", "figures.js")
+        )
+    context["body"] = body.replace(".jsonl#", ".html#")
 
 
 def rows_pages(app):
@@ -61,6 +63,7 @@ def rows_pages(app):
 
 def rows_page(name: Path, rows: list[dict]) -> str:
     """The rows of one file as HTML: settings and data once, then a line per row, grouped by its arguments other than the seed."""
+
     def group(row):
         return "-".join(str(v) for k, v in row["args"].items() if k != "seed")
 
@@ -73,7 +76,16 @@ def rows_page(name: Path, rows: list[dict]) -> str:
         anchor = group(r)
         at = "" if anchor in seen else f' id="{escape(anchor)}"'
         seen.add(anchor)
-        values = [*r["args"].values(), *(r["metrics"][m] for m in metrics), r["seconds"], ", ".join(f"{n} ({t})" for n, t in r["networks"].items()), r["utc"], r["commit"], r["device"], r["versions"]["torch"]]
+        values = [
+            *r["args"].values(),
+            *(r["metrics"][m] for m in metrics),
+            r["seconds"],
+            ", ".join(f"{n} ({t})" for n, t in r["networks"].items()),
+            r["utc"],
+            r["commit"],
+            r["device"],
+            r["versions"]["torch"],
+        ]
         tds = "".join(f"<td>{escape(str(v))}</td>" for v in values)
         lines.append(f'<tr{at} class="row-{escape(anchor)}">{tds}<td id="{r["key"]}">{r["key"]}</td></tr>')
     data = {n: d for r in rows for n, d in r["data"].items()}

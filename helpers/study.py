@@ -10,7 +10,6 @@
 import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from helpers import data as datasets
 from helpers import models
 from helpers import rows as storage
+from helpers.progress import GridProgress
 from helpers.rows import ROOT, RowError, key_of
 
-PROFILES = ("paper", "cpu", "smoke")            # best first
+PROFILES = ("paper", "cpu", "smoke")  # best first
 
 
 class MissingRows(RuntimeError):
@@ -34,7 +33,7 @@ class MissingRows(RuntimeError):
 
 
 def parse_seeds(seeds: str | int | list[int] | None) -> list[int] | None:
-    """"0-4", "0,3", 5 (that many) or a list -> a list of seeds; None stays None. raises ValueError for anything else."""
+    """ "0-4", "0,3", 5 (that many) or a list -> a list of seeds; None stays None. raises ValueError for anything else."""
     try:
         if seeds is None or seeds == "":
             return None
@@ -48,6 +47,17 @@ def parse_seeds(seeds: str | int | list[int] | None) -> list[int] | None:
     except (TypeError, ValueError):
         pass
     raise ValueError(f"seeds must look like 0-4 or 0,3, not {seeds!r}")
+
+
+def per_profile(**settings) -> dict[str, dict]:
+    """{profile: settings} for `Study.experiment`; a tuple holds one value per profile, in the order smoke, cpu, paper."""
+
+    def at(i: int) -> dict:
+        return {k: v[i] if isinstance(v, tuple) else v for k, v in settings.items()}
+
+    if wrong := [k for k, v in settings.items() if isinstance(v, tuple) and len(v) != len(PROFILES)]:
+        raise ValueError(f"{', '.join(wrong)}: a tuple needs one value for each of smoke, cpu, paper")
+    return {profile: at(i) for i, profile in enumerate(reversed(PROFILES))}
 
 
 class Study:
@@ -73,8 +83,8 @@ class Study:
         self.rows_root = ROOT / "results" if profile == "report" or (record and not moved) else home / "results"
         self.networks = home / "networks" / paper
         self.experiments: list[Experiment] = []
-        self.opened: dict[str, float] = {}      # networks that the row in the making used, with their training seconds
-        if self.device.type == "cuda":          # attacks and scores run in full float32
+        self.opened: dict[str, float] = {}  # networks that the row in the making used, with their training seconds
+        if self.device.type == "cuda":  # attacks and scores run in full float32
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     def load(self, name: str, split: str) -> datasets.Split:
@@ -90,19 +100,19 @@ class Study:
         self.experiments.append(Experiment(self, name, **options))
         return self.experiments[-1]
 
-    def trained(self, name: str, build: Callable, train: Callable, *, settings: dict, data: datasets.Split, version: int = 1, **args):
+    def trained(
+        self, name: str, build: Callable, train: Callable, *, settings: dict, data: datasets.Split, version: int = 1, **args
+    ):
         """A handle on a trained network; nothing is read or computed until its `open()`. See `Trained`."""
         return Trained(self, name, build, train, settings, data, version, args)
 
     def publish(self, name: str, network: torch.nn.Module, about: dict) -> None:
         """When recording, add a network to the zoo, unless one of a better profile is there. about : see `save_pretrained`."""
-        if not self.record or (name in models.zoo() and PROFILES.index(models.card(name)["profile"]) < PROFILES.index(self.profile)):
+        if not self.record or (
+            name in models.zoo() and PROFILES.index(models.card(name)["profile"]) < PROFILES.index(self.profile)
+        ):
             return
         models.save_pretrained(name, network, {**about, "paper": self.paper, "profile": self.profile, "commit": storage.commit()})
-
-    def status(self) -> pd.DataFrame:
-        """Per experiment: the profile shown, its rows, networks' seeds, device, dates; and what is partly there."""
-        return pd.DataFrame([e.status() for e in self.experiments])
 
 
 class Experiment:
@@ -114,10 +124,12 @@ class Experiment:
     smoke, cpu, paper : the settings, plain JSON values; `settings` is the current profile's (at `report` the one shown)
     """
 
-    def __init__(self, study: Study, name: str, *, version: int, axes: dict[str, list], data: Callable, **profiles: dict):
+    def __init__(
+        self, study: Study, name: str, *, data: Callable, axes: dict[str, list] | None = None, version: int = 1, **profiles: dict
+    ):
         if set(profiles) != set(PROFILES):
             raise ValueError(f"{name}: settings are needed for {', '.join(PROFILES)}, not {', '.join(profiles)}")
-        self.study, self.name, self.version, self.axes, self.data = study, name, version, axes, data
+        self.study, self.name, self.version, self.axes, self.data = study, name, version, axes or {}, data
         self.profiles = profiles
         self.profile = study.profile if study.profile != "report" else self._best()
         self.settings = profiles[self.profile]
@@ -155,7 +167,7 @@ class Experiment:
         todo = [(key, args) for key, args in zip(keys, self.arguments(self.profile), strict=True) if key not in rows]
         if todo and self.study.profile == "report":
             raise MissingRows(f"{len(todo)} rows of '{self.name}' are missing")
-        with _Progress(self.study.paper, self.name, len(keys), len(keys) - len(todo)) as progress:
+        with GridProgress(self.study.paper, self.name, len(keys), len(keys) - len(todo)) as progress:
             data = self.data(self.settings) if todo else {}
             for key, args in todo:
                 progress.at(args)
@@ -259,40 +271,3 @@ class Trained:
             checkpoint.unlink(missing_ok=True)
         self.study.opened[self.path.stem] = self.history["seconds"]
         return network.eval()
-
-
-class _Progress:
-    """`12 of 15 stored, about 40 min to go`: a bar on stderr, or lines in $BOOK_PROGRESS for the runner to show."""
-
-    def __init__(self, paper: str, run: str, total: int, stored: int):
-        self.paper, self.run, self.total, self.stored, self.first = paper, run, total, stored, stored
-        self.started, self.sink = time.monotonic(), os.environ.get("BOOK_PROGRESS")
-
-    def __enter__(self) -> "_Progress":
-        quiet = self.sink or self.stored == self.total
-        self.bar = None if quiet else tqdm(total=self.total, initial=self.stored, file=sys.stderr, bar_format="{desc} |{bar:20}|")
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def at(self, args: dict) -> None:
-        """Say what is being computed."""
-        self._show(" ".join(f"seed {v}" if k == "seed" else str(v) for k, v in args.items()))
-
-    def done(self) -> None:
-        """Count a stored row."""
-        self.stored += 1
-        if self.bar is not None:
-            self.bar.update()
-
-    def _show(self, what: str) -> None:
-        made, left = self.stored - self.first, self.total - self.stored
-        minutes = (time.monotonic() - self.started) / made * left / 60 if made else 0
-        text = f"{self.run} {what}: {self.stored} of {self.total} stored" + (f", about {minutes:.0f} min to go" if minutes >= 1 else "")
-        if self.bar is not None:
-            self.bar.set_description_str(text)
-        elif self.sink:
-            with open(self.sink, "a") as file:
-                file.write(json.dumps({"paper": self.paper, "text": text, "total": self.total, "stored": self.stored}) + "\n")

@@ -9,7 +9,16 @@ from html import escape
 import pandas as pd
 from IPython.display import HTML, display
 
-MARKS = {"agrees": "✓", "differs": "✗", "undecided": "?", "holds": "✓", "contradicted": "✗", "in part": "◐", "survives": "✓", "broken": "✗"}
+MARKS = {
+    "agrees": "✓",
+    "differs": "✗",
+    "undecided": "?",
+    "holds": "✓",
+    "contradicted": "✗",
+    "in part": "◐",
+    "survives": "✓",
+    "broken": "✗",
+}
 
 
 def mark(verdict: str) -> str:
@@ -78,19 +87,50 @@ def sentence_table(sentences: pd.DataFrame) -> HTML:
     return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences"))
 
 
-def bar(counts: dict[str, int]) -> str:
+def survival_table(survivals: pd.DataFrame, experiment) -> HTML:
+    """What stronger attacks leave of each defence. survivals : of `claims.survivals`; numbers link to the rows."""
+    head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "verdict"]
+    body = [[escape(s.row), rows_link(experiment, s.row, f"<b>{number(s.defended)}</b>"), number(s.undefended),
+             f"{number(s.advantage)} ({number(s.low)} to {number(s.high)})", number(s.advertised), f"{s.left:.0%}", mark(s.verdict)]
+            for s in survivals.itertuples()]  # fmt: skip
+    return HTML(table(head, body) + provenance(experiment))
+
+
+def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> HTML:
+    """The gradient-masking checks, a line each, a column per network. judged : {row: of `checks.judge_checks`}"""
+    names = [name for name, _, _ in next(iter(judged.values()))]
+    body = [[escape(name), *(f"{'✓' if line[i][1] else '⚑'} {rows_link(experiment, row, escape(line[i][2]))}" for row, line in judged.items())]
+            for i, name in enumerate(names)]  # fmt: skip
+    return HTML(table(["what a sound gradient does", *map(escape, judged)], body, "checks") + provenance(experiment))
+
+
+def bar(verdicts: pd.Series, order: tuple[str, ...]) -> str:
     """Counts of verdicts as one bar with words beneath it."""
-    total = sum(counts.values())
+    counts = {v: int((verdicts == v).sum()) for v in order}
     parts = "".join(f'<span class="bar {v.replace(" ", "-")}" style="flex:{n}">{n}</span>' for v, n in counts.items() if n)
     words = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
-    return f'<div class="bars" role="img" aria-label="{words}">{parts}</div><span class="paper">{total}: {words}</span>'
+    return f'<div class="bars" role="img" aria-label="{words}">{parts}</div><span class="paper">{words}</span>'
 
 
-def scoreboard(link: str, title: str, cells: dict[str, int], sentences: dict[str, int], strongest: list[tuple[str, str]]) -> HTML:
-    """A chapter's line on the front page: verdicts of numbers and sentences, and what stronger attacks left of each defence."""
-    stronger = "<br>".join(f"{escape(name)}: {verdict}" for name, verdict in strongest)
-    line = [f'<a href="{escape(link)}">{escape(title)}</a>', bar(cells), bar(sentences), stronger]
-    return HTML(table(["paper", "printed numbers", "sentences", "under stronger attacks"], [line], "scoreboard"))
+def scoreboard(link: str, title: str, cells: pd.DataFrame, sentences: pd.DataFrame, survivals: pd.DataFrame) -> HTML:
+    """A chapter's line on the front page: verdicts of numbers and sentences, and what stronger attacks left of each defence.
+
+    cells : of `claims.compare`, a cell that repeats another counted once; sentences, survivals : of `claims`
+    """
+    cells = cells[cells.same_as == ""]
+    stronger = "<br>".join(f"{escape(s.row)}: {mark(s.verdict)}" for s in survivals.itertuples())
+    line = [f'<a href="{escape(link)}">{escape(title)}</a>', bar(cells.verdict, ("agrees", "undecided", "differs")),
+            bar(sentences.verdict, ("holds", "in part", "undecided", "contradicted")), stronger]  # fmt: skip
+    head = ["paper", f"{len(cells)} printed numbers", f"{len(sentences)} sentences", "under stronger attacks"]
+    return HTML(table(head, [line], "scoreboard"))
+
+
+def status_table(study) -> HTML:
+    """Where a chapter's numbers come from: one line per experiment, linked to its rows."""
+    lines = [e.status() for e in study.experiments]
+    body = [[rows_link(e, "", line["experiment"]), *(escape(str(v)) for k, v in line.items() if k != "experiment")]
+            for e, line in zip(study.experiments, lines, strict=True)]  # fmt: skip
+    return HTML(table(list(lines[0]), body))
 
 
 def glue(name: str, html: HTML) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-_declared = None                    # a torch Library withdraws its schemas when it is collected, so it is kept
+_declared = None  # a torch Library withdraws its schemas when it is collected, so it is kept
 
 
 def torchvision():

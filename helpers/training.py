@@ -11,7 +11,7 @@ from torch import nn
 from helpers.data import Split
 
 Tensor = torch.Tensor
-CHECKPOINT_SECONDS = 60             # an epoch that ends later than this after the last checkpoint writes one
+CHECKPOINT_SECONDS = 60  # an epoch that ends later than this after the last checkpoint writes one
 
 
 def fit(

@@ -1,0 +1,792 @@
+"""Attacks against closed forms, brute force and an independent float64 implementation, and everything they promise."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import attacks
+from helpers.attacks import (
+    adv_alpha,
+    adv_loss,
+    adv_loss_sign,
+    fgsm,
+    gradient,
+    logit_jacobian,
+    minimal_shift,
+    minus_log_odds,
+    pgd_l2,
+    project_l2,
+    random_noise,
+    unit_l2,
+)
+from helpers.data import load
+from helpers.losses import dlr_loss, log_odds
+from helpers.metrics import accuracy
+from helpers.models import mlp
+from helpers.training import fit
+
+ONE_STEP = [adv_loss, adv_loss_sign, adv_alpha]  # L2, no generator
+L2_GRADIENT = [*ONE_STEP, pgd_l2]
+WITH_GRADIENT = [*L2_GRADIENT, fgsm]
+ATTACKS = [*WITH_GRADIENT, random_noise]
+SHAPE = (1, 6, 6)  # of the images here
+D = math.prod(SHAPE)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=seeded(seed), dtype=dtype)
+
+
+def images(n=8, *, seed=0, dtype=torch.float64, low=0.3, high=0.7):
+    """Images away from 0 and 1, so that a small perturbation is not clipped."""
+    return low + (high - low) * torch.rand((n, *SHAPE), generator=seeded(seed), dtype=dtype)
+
+
+def network(*, classes=4, seed=0, dtype=torch.float64):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(D, 16), nn.Tanh(), nn.Linear(16, classes)).to(dtype)
+
+
+def linear(weight, bias=0.0):
+    return lambda x: x.flatten(1) @ weight.T + bias
+
+
+def predicted(model, x):
+    return model(x).argmax(dim=1)
+
+
+def l2(v):
+    return v.flatten(1).norm(dim=1)
+
+
+def directions(x_adv, x):
+    moved = (x_adv - x).flatten(1)
+    return moved / moved.norm(dim=1, keepdim=True)
+
+
+def cosine(a, b):
+    return torch.cosine_similarity(a.flatten(1).double(), b.flatten(1).double(), dim=1)
+
+
+def softmax_jacobian(model, x):
+    """α (N, K) and T = ∂α/∂x (N, K, d), sample by sample through the softmax itself."""
+
+    def g(one):
+        return model(one[None]).softmax(dim=1)[0]
+
+    T = torch.stack([torch.autograd.functional.jacobian(g, one) for one in x])
+    return torch.stack([g(one) for one in x]).detach(), T.flatten(2)
+
+
+def algorithm_1(alpha, T, y):
+    """Algorithm 1 of Huang et al. 2015 for one sample, in numpy: the shortest r_(j), by a loop over the classes."""
+    alpha, T = np.asarray(alpha), np.asarray(T)
+    T = T / np.abs(T).max()  # changes the length of r, not its direction nor the choice of j
+    shifts = [(alpha[y] - alpha[j]) / np.sum((T[j] - T[y]) ** 2) * (T[j] - T[y]) for j in range(len(alpha)) if j != y]
+    return min(shifts, key=np.linalg.norm)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small network trained on the embedded digits, and 150 test images with their labels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = mlp(784, (48,), 10)
+        fit(
+            model,
+            load("digits", "train"),
+            lambda m, x, y: nn.functional.cross_entropy(m(x), y),
+            epochs=5,
+            lr=0.2,
+            seed=0,
+        )
+    test = load("digits", "test")[:150]
+    assert accuracy(model, test.images, test.labels) > 0.85
+    return model.requires_grad_(False), test.images, test.labels
+
+
+def test_every_attack_of_the_module_is_tested_here():
+    found = {
+        name
+        for name, f in vars(attacks).items()
+        if inspect.isfunction(f) and not name.startswith("_") and "eps" in inspect.signature(f).parameters
+        and list(inspect.signature(f).parameters)[:3] == ["model", "x", "y"]
+    }  # fmt: skip
+    assert found == {f.__name__ for f in ATTACKS}
+
+
+# closed forms and independent implementations
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("attack", [adv_loss, adv_alpha, pgd_l2])
+def test_with_two_linear_classes_the_step_is_eps_along_the_difference_of_the_weights(attack, clip):
+    weight = normal(2, D, seed=1)
+    u = (weight[0] - weight[1]) / (weight[0] - weight[1]).norm()
+    y = torch.tensor([0, 1] * 4)
+    side = (1 - 2 * y).double()  # the boundary runs through the gray image; no sample reaches it
+    x = 0.5 + (0.5 * side[:, None] * u + 0.02 * normal(8, D, seed=2)).view(8, *SHAPE)
+    model = linear(weight, -weight.sum(dim=1) * 0.5)
+    assert torch.equal(predicted(model, x), y)
+    x_adv = attack(model, x, y, eps=0.3, clip=clip)
+    torch.testing.assert_close(x_adv, x - (0.3 * side[:, None] * u).view_as(x), rtol=0, atol=1e-9)
+
+
+def test_adv_loss_goes_against_the_gradient_of_alpha_y():
+    model, x = network(), images()
+    y = torch.arange(8) % 4
+    _, T = softmax_jacobian(model, x)
+    T_y = T[range(8), y].view_as(x)
+    torch.testing.assert_close(
+        adv_loss(model, x, y, eps=0.2), x - 0.2 * T_y / l2(T_y)[:, None, None, None], rtol=0, atol=1e-9
+    )
+
+
+def test_the_sign_attacks_move_every_pixel_that_matters_by_the_same_amount():
+    model, x = network(), images()
+    model[1].weight.data[:, :11] = 0  # 25 of the 36 pixels matter
+    y = torch.arange(8) % 4
+    sign = softmax_jacobian(model, x)[1][range(8), y].sign().view_as(x)
+    assert (sign.flatten(1).abs().sum(dim=1) == 25).all()
+    torch.testing.assert_close(adv_loss_sign(model, x, y, eps=0.5), x - 0.5 / 5 * sign, rtol=0, atol=1e-9)
+    torch.testing.assert_close(fgsm(model, x, y, eps=0.1), x - 0.1 * sign, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, 20.0])
+def test_adv_alpha_follows_algorithm_1(scale):
+    model, x = network(classes=6), images(24)
+    model[3].weight.data *= scale
+    y = predicted(model, x)
+    alpha, T = softmax_jacobian(model, x)
+    expected = torch.stack([torch.from_numpy(algorithm_1(*sample)) for sample in zip(alpha, T, y, strict=True)])
+    torch.testing.assert_close(
+        directions(adv_alpha(model, x, y, eps=0.2), x), expected / l2(expected)[:, None], rtol=0, atol=1e-7
+    )
+
+
+def test_the_nearest_class_of_the_linearised_softmax_is_not_the_runner_up():
+    """Two classes compete; the second most probable one lies far away because its weights hardly differ from class y's."""
+    weight = torch.zeros(3, D, dtype=torch.float64)
+    weight[1, 0], weight[2, 1] = 0.01, 5.0
+    model, x = linear(weight, torch.tensor([1.0, 0.9, 0.5], dtype=torch.float64)), images(1) * 0
+    x_adv = adv_alpha(model, x, torch.tensor([0]), eps=0.5)
+    assert x_adv[0, 0, 0, 1].item() > 0.49
+    assert predicted(model, x_adv).tolist() == [2]
+
+
+def saturated(n=12, classes=5):
+    """A linear network whose logits, times 1000, lie so far apart that a float32 softmax is exactly one-hot."""
+    weight, x = 0.05 * normal(classes, D, seed=3), images(n, seed=4, low=0.1, high=0.9)
+    z = 1000 * linear(weight)(x)
+    top = z.topk(2, dim=1).values
+    keep = ((top[:, 0] - top[:, 1]) > 20) & (top[:, 0] - z.amin(dim=1) < 600)
+    x, z = x[keep], z[keep]
+    y = z.argmax(dim=1)
+    assert len(y) >= 5
+    assert (z.float().softmax(dim=1)[range(len(y)), y] == 1).all()
+    # T_j = α_j Σ_k α_k (w_j − w_k): without the cancellation of α_j (w_j − Σ_k α_k w_k)
+    alpha = z.softmax(dim=1)
+    T = 1000 * alpha[:, :, None] * torch.einsum("nk,jkd->njd", alpha, weight[:, None] - weight[None])
+    return linear(1000 * weight.float()), x, y, alpha, T
+
+
+@pytest.mark.parametrize(("attack", "agreement"), [(adv_loss, 0.9999), (adv_loss_sign, 0.98), (adv_alpha, 0.9999)])
+def test_a_saturated_float32_network_is_attacked_in_the_direction_of_float64(attack, agreement):
+    model, x, y, alpha, T = saturated()
+    if attack is adv_alpha:
+        expected = torch.stack([torch.from_numpy(algorithm_1(*s)) for s in zip(alpha, T, y, strict=True)])
+    else:
+        T_y = T[range(len(y)), y]
+        T_y = T_y / T_y.abs().amax(dim=1, keepdim=True)
+        expected = -T_y.sign() if attack is adv_loss_sign else -T_y
+    x_adv = attack(model, x.float(), y, eps=0.1)
+    assert (cosine(x_adv - x, expected) > agreement).all()
+    torch.testing.assert_close(l2(x_adv - x), torch.full((len(y),), 0.1, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("attack", [pgd_l2, fgsm])
+def test_other_attacks_also_get_through_to_a_saturated_network(attack):
+    model, x, y, *_ = saturated()
+    x, eps = x.float(), {pgd_l2: 0.1, fgsm: 0.1 / math.sqrt(D)}[attack]
+    assert (log_odds(model(attack(model, x, y, eps=eps)), y) < log_odds(model(x), y) - 1).all()
+
+
+def test_logit_jacobian_is_that_of_autograd():
+    model, x = network(), images()
+    logits, jacobian = logit_jacobian(model, x, torch.zeros(8).long())
+    expected = torch.stack([torch.autograd.functional.jacobian(lambda v: model(v[None])[0], one) for one in x])
+    assert torch.equal(logits, model(x).detach())
+    torch.testing.assert_close(jacobian, expected.flatten(2), rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_belongs_to_each_sample_alone():
+    model, x, y = network(), images(), torch.arange(8) % 4
+    alone = torch.cat([gradient(model, x[i : i + 1], y[i : i + 1], log_odds) for i in range(8)])
+    torch.testing.assert_close(gradient(model, x, y, log_odds), alone, rtol=1e-9, atol=1e-12)
+
+
+# minimal_shift
+
+
+def by_brute_force(gap, rows):
+    """The shortest r in the plane after which some rival has caught up, over a grid of directions: (r, j)."""
+    angles = torch.linspace(0, 2 * math.pi, 40_001, dtype=torch.float64)
+    u = torch.stack([angles.cos(), angles.sin()], dim=1)
+    speed = u @ rows.T  # (directions, J): how fast each gap closes
+    length = torch.where(speed > 0, gap / speed, torch.inf)
+    best = length.argmin()
+    direction, j = best // len(gap), best % len(gap)
+    return length.min() * u[direction], j
+
+
+def test_minimal_shift_is_the_shortest_of_all_directions():
+    rows, gap = normal(6, 4, 2, seed=5), 0.1 + normal(6, 4, seed=6).abs()
+    rows[1, 2] = 0  # a class that never catches up, though its gap is the smallest
+    gap[1, 2] = 1e-3
+    rows[2, 0] = 0
+    gap[3, 1] = torch.inf  # no rival, though its row is the longest
+    rows[3, 1] *= 100
+    gap[4, 0], rows[4, 0] = torch.inf, 0
+    r, j = minimal_shift(gap, rows)
+    for i in range(6):
+        expected, rival = by_brute_force(gap[i], rows[i])
+        assert j[i] == rival
+        torch.testing.assert_close(r[i], expected, rtol=1e-3, atol=1e-4)
+        assert r[i].norm() <= expected.norm() + 1e-12
+        assert (rows[i, j[i]] @ r[i]).item() == pytest.approx(gap[i, j[i]].item(), rel=1e-9), "the gap is not closed"
+    assert len(set(j.tolist())) > 1
+
+
+def test_minimal_shift_without_a_way_is_zero():
+    gap = torch.tensor([[torch.inf, 0.5, 0.2], [0.0, 0.3, 0.2]])
+    rows = torch.tensor([[[0.0, 0], [0, 0], [0, 0]], [[1.0, 2], [1, 0], [0, 1]]])
+    assert torch.equal(minimal_shift(gap, rows)[0], torch.zeros(2, 2))
+
+
+def test_after_the_minimal_shift_a_rival_of_an_affine_g_has_caught_up():
+    weight, bias, x = normal(5, 7, seed=7), normal(5, seed=8), normal(10, 7, seed=9)
+    g = linear(weight, bias)
+    y = predicted(g, x)
+    z = g(x)
+    gap = (z.gather(1, y[:, None]) - z).scatter(1, y[:, None], torch.inf)
+    r, j = minimal_shift(gap, weight[None] - weight[y][:, None])
+    assert torch.equal(predicted(g, x + 1.001 * r), j)
+    for angle in normal(50, 10, 7, seed=10):
+        shorter = 0.999 * l2(r)[:, None] * angle / l2(angle)[:, None]
+        assert torch.equal(predicted(g, x + shorter), y)
+
+
+# norms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-3, 1.0, 1e30, 1e37])
+def test_unit_l2_neither_overflows_nor_underflows(scale, dtype):
+    v = normal(5, *SHAPE, dtype=dtype)
+    unit = unit_l2(v * scale)
+    torch.testing.assert_close(l2(unit), torch.ones(5, dtype=dtype), rtol=1e-5, atol=0)
+    assert (cosine(unit, v) > 1 - 1e-6).all()
+
+
+def test_unit_l2_of_zero_is_zero_beside_other_samples():
+    v = torch.stack([torch.zeros(3), torch.tensor([0, 3.0, 4.0])])
+    assert unit_l2(v).tolist() == [[0, 0, 0], [0, pytest.approx(0.6), pytest.approx(0.8)]]
+
+
+def test_project_l2_moves_only_what_is_outside():
+    v = torch.tensor([[0.3, 0.4], [3.0, 4.0], [0.0, 0.0]])
+    assert torch.equal(project_l2(v, 1.0)[[0, 2]], v[[0, 2]])
+    torch.testing.assert_close(project_l2(v, 1.0)[1], torch.tensor([0.6, 0.8]))
+    assert (project_l2(v, 0.0) == 0).all()
+
+
+# what every attack promises
+
+
+def edge_images(n=8, *, dtype=torch.float32):
+    """Images with many pixels at 0 and 1, where clipping is at work."""
+    return images(n, seed=11, low=-0.5, high=1.5, dtype=dtype).clamp(0, 1)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("eps", [0.01, 1.0, 20.0])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_result_stays_in_its_ball_and_in_the_range_of_images(attack, eps, clip):
+    model, x = network(dtype=torch.float32), edge_images()
+    y = predicted(model, x)
+    x_adv = attack(model, x, y, eps=eps, **({} if clip else {"clip": False}))  # clip=True is the default
+    length = (x_adv - x).flatten(1).abs().amax(dim=1) if attack is fgsm else l2(x_adv - x)
+    assert (length > 0).all()
+    assert (length <= eps * (1 + 1e-5)).all()
+    if clip:
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+    elif attack is not pgd_l2:
+        assert (length >= eps * (1 - 1e-5)).all()
+
+
+@pytest.mark.parametrize("attack", [*ONE_STEP, random_noise])
+def test_a_perturbation_that_is_not_clipped_has_norm_eps(attack):
+    model, x = network(), images()
+    x_adv = attack(model, x, predicted(model, x), eps=0.15)
+    torch.testing.assert_close(l2(x_adv - x), torch.full((8,), 0.15, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_eps_zero_returns_the_images(attack):
+    model, x = network(dtype=torch.float32), edge_images()
+    assert torch.equal(attack(model, x, torch.arange(8) % 4, eps=0), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_result_is_a_new_tensor_like_the_images(attack, dtype):
+    model, x = network(dtype=dtype), images(dtype=dtype)
+    before, y = x.clone(), predicted(model, x)
+    for eps in (0.0, 0.2):
+        x_adv = attack(model, x, y, eps=eps)
+        assert (x_adv.shape, x_adv.dtype, x_adv.device) == (x.shape, dtype, x.device)
+        assert not x_adv.requires_grad
+        x_adv += 1
+        assert torch.equal(x, before), "the argument was changed, or shares memory with the result"
+        assert not x.requires_grad
+
+
+@pytest.mark.parametrize("attack", WITH_GRADIENT)
+def test_float32_and_float64_agree(attack):
+    x, model = images(), network()
+    y = predicted(model, x)
+    options = {"eps": 0.1} | ({"restarts": 1} if attack is pgd_l2 else {})
+    low = attack(network(dtype=torch.float32), x.float(), y, **options)
+    high = attack(model, x, y, **options)
+    torch.testing.assert_close(low.double(), high, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_features_are_attacked_like_images(attack):
+    model, x = linear(normal(3, 5)), 10 * normal(7, 5, seed=1)
+    y = predicted(model, x)
+    x_adv = attack(model, x, y, eps=1e-3, clip=False)
+    assert x_adv.shape == x.shape
+    assert (x_adv != x).any(dim=1).all()
+
+
+@pytest.mark.xfail(strict=True, reason="the perturbation is detached, but it is added to the x that carries the graph")
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_images_that_carry_a_graph_still_give_a_detached_result(attack):
+    model, x = network(), images()
+    y = predicted(model, x)
+    assert not attack(model, x.requires_grad_(), y, eps=0.1).requires_grad
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.3])
+@pytest.mark.parametrize("attack", WITH_GRADIENT)
+def test_the_true_class_loses(attack, eps):
+    model, x = network(), images(32)
+    y = predicted(model, x)
+    assert (log_odds(model(attack(model, x, y, eps=eps)), y) < log_odds(model(x), y)).all()
+
+
+@pytest.mark.parametrize("attack", [adv_loss, adv_loss_sign, fgsm])
+def test_the_true_class_loses_where_it_was_not_predicted(attack):
+    model, x = network(), images(32)
+    y = (predicted(model, x) + 1) % 4
+    assert (log_odds(model(attack(model, x, y, eps=0.01)), y) < log_odds(model(x), y)).all()
+
+
+@pytest.mark.parametrize("attack", WITH_GRADIENT)
+def test_accuracy_falls_and_falls_further_with_eps(attack, trained):
+    model, x, y = trained
+    radii = {fgsm: (0.03, 0.1, 0.3), adv_loss_sign: (1.0, 2.5, 6.0)}.get(attack, (0.5, 1.5, 4.0))
+    options = {"steps": 10, "restarts": 1} if attack is pgd_l2 else {}
+    curve = [accuracy(model, attack(model, x, y, eps=eps, **options), y) for eps in radii]
+    assert accuracy(model, x, y) - 0.05 > curve[0] > curve[1] > curve[2]
+    assert curve[2] < 0.1
+
+
+def test_random_noise_of_equal_size_is_no_attack(trained):
+    model, x, y = trained
+    noisy = accuracy(model, random_noise(model, x, y, eps=1.5, generator=seeded()), y)
+    assert noisy > accuracy(model, x, y) - 0.05
+    for attack in ONE_STEP:
+        assert accuracy(model, attack(model, x, y, eps=1.5), y) < noisy - 0.2
+
+
+@pytest.mark.parametrize("attack", L2_GRADIENT)
+def test_on_two_linear_classes_the_log_odds_fall_with_eps(attack):
+    weight, x = normal(2, D), images(6)
+    model = linear(weight)
+    y = predicted(model, x)
+    curve = torch.stack([log_odds(model(attack(model, x, y, eps=e, clip=False)), y) for e in (0.0, 0.005, 0.01, 0.02)])
+    fooled = curve < 0  # PGD stops there
+    assert ((curve[1:] < curve[:-1]) | fooled[:-1]).all()
+
+
+def test_adv_alpha_leaves_wrong_samples_alone():
+    model, x = network(), images()
+    y = predicted(model, x)
+    y[::2] = (y[::2] + 1) % 4
+    x_adv = adv_alpha(model, x, y, eps=0.3)
+    assert torch.equal(x_adv[::2], x[::2])
+    assert (l2(x_adv - x)[1::2] > 0.29).all()
+
+
+@pytest.mark.xfail(strict=True, reason="r* is 0 for a sample on the boundary, so its direction is lost")
+def test_adv_alpha_moves_a_sample_that_lies_on_the_boundary():
+    weight = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
+    x_adv = adv_alpha(linear(weight), torch.zeros(1, 2), torch.tensor([0]), eps=1.0, clip=False)
+    assert x_adv.norm().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("attack", WITH_GRADIENT)
+def test_a_sample_is_attacked_alike_in_any_company(attack):
+    """The logits are cubic in x and the samples' sizes differ by 10^3, so their gradients differ by 10^6 and more."""
+    weight = normal(3, 5, seed=12)
+    x = normal(9, 5, seed=13) * torch.tensor([1e-1, 1.0, 1e2]).repeat(3)[:, None]
+
+    def model(v):
+        return (v**3) @ weight.T
+
+    y = predicted(model, x)
+    y[4] = (y[4] + 1) % 3  # one is wrong already
+    options = {"eps": 1e-3, "clip": False} | ({"restarts": 1, "steps": 5} if attack is pgd_l2 else {})
+    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], **options) for i in range(9)])
+    together = attack(model, x, y, **options)
+    torch.testing.assert_close(together - x, alone - x, rtol=1e-6, atol=1e-10)
+    order = torch.tensor([8, 3, 1, 0, 2, 4, 7, 6, 5])
+    torch.testing.assert_close(
+        attack(model, x[order], y[order], **options) - x[order], (alone - x)[order], rtol=1e-6, atol=1e-10
+    )
+
+
+# the model is left as it was
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_parameters_receive_no_gradient_and_keep_the_one_they_have(attack):
+    model, x = network(), images()
+    y = predicted(model, x)
+    attack(model, x, y, eps=0.3)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    model(x).sum().backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    attack(model, x, y, eps=0.3)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_frozen_parameters_and_no_grad_do_not_matter(attack):
+    model, x = network(), images()
+    y = predicted(model, x)
+    options = {"generator": seeded()} if attack in (pgd_l2, random_noise) else {}
+    expected = attack(model, x, y, eps=0.3, **options)
+    options = {"generator": seeded()} if options else {}
+    with torch.no_grad():
+        assert torch.equal(attack(network().requires_grad_(False), x, y, eps=0.3, **options), expected)
+        assert not torch.is_grad_enabled()
+
+
+def noisy_network():
+    """A network with dropout, and batch statistics unlike the running ones."""
+    model = network()
+    statistics = nn.BatchNorm1d(16).double()
+    statistics.running_mean.copy_(normal(16, seed=14))
+    statistics.running_var.copy_(normal(16, seed=15).abs() + 0.5)
+    return nn.Sequential(model[0], model[1], statistics, model[2], nn.Sequential(nn.Dropout(0.5)), model[3])
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_training_mode_neither_changes_the_attack_nor_is_changed_by_it(attack):
+    model, x = noisy_network().eval(), images()
+    y = predicted(model, x)
+
+    def run():
+        return attack(model, x, y, eps=0.05, **({"generator": seeded()} if attack in (pgd_l2, random_noise) else {}))
+
+    expected = run()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    model[0].eval()
+    model[4].eval()  # the container only
+    model[4][0].train()
+    before = [m.training for m in model.modules()]
+    assert torch.equal(run(), expected)
+    assert [m.training for m in model.modules()] == before
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()), "running statistics moved"
+
+
+@pytest.mark.parametrize("attack", WITH_GRADIENT)
+def test_the_mode_comes_back_after_an_exception(attack):
+    model, x = noisy_network().train(), images()
+    model[3].eval()
+    before = [m.training for m in model.modules()]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(ValueError, match="labels run from"):
+        attack(model, x, torch.full((8,), 4), eps=0.1)
+    assert [m.training for m in model.modules()] == before
+    model[5].register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        attack(model, x, torch.zeros(8).long(), eps=0.1)
+    assert [m.training for m in model.modules()] == before
+
+
+# projected gradient ascent
+
+
+class Recorder:
+    """A model that keeps what passes through it."""
+
+    def __init__(self, model):
+        self.model, self.seen = model, []
+
+    def __call__(self, x):
+        self.seen.append(x.detach().clone())
+        return self.model(x)
+
+    @property
+    def sizes(self):
+        return [len(x) for x in self.seen]
+
+
+def test_pgd_passes_only_unfinished_samples_through_the_model():
+    """Two classes on a line, 0 where x > 0. The step is 0.25: a sample at 0.1 is fooled after one, at 0.3 after two."""
+    model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
+    x = torch.tensor([[2.0, 0], [-0.1, 0], [0.1, 0], [0.3, 0], [0.9, 0]])
+    x_adv = pgd_l2(model, x, torch.zeros(5).long(), eps=1.0, steps=10, restarts=1, clip=False)
+    assert model.sizes == [5, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]
+    torch.testing.assert_close(x_adv[:, 0], torch.tensor([1.0, -0.1, -0.15, -0.2, -0.1]))
+    assert torch.equal(x_adv[1], x[1])
+    assert (x_adv[:, 1] == 0).all()
+
+
+def test_pgd_stops_once_all_are_fooled():
+    model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
+    pgd_l2(model, torch.tensor([[0.1, 0], [0.2, 0]]), torch.zeros(2).long(), eps=1.0, steps=10, restarts=5, clip=False)
+    assert model.sizes == [2, 2]
+
+
+def test_pgd_restarts_only_the_samples_that_are_left():
+    model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
+    pgd_l2(
+        model,
+        torch.tensor([[3.0, 0], [0.2, 0]]),
+        torch.zeros(2).long(),
+        eps=1.0,
+        steps=2,
+        restarts=3,
+        clip=False,
+        step_size=0.5,
+    )
+    assert model.sizes == [2, 2, 1] + 2 * [1, 1, 1]
+
+
+def test_pgd_returns_fooled_samples_misclassified(trained):
+    model, x, y = trained
+    x_adv = pgd_l2(model, x, y, eps=1.0, steps=10, restarts=2, generator=seeded())
+    fooled = predicted(model, x_adv) != y
+    assert 0.2 < fooled.double().mean() < 1
+    assert (log_odds(model(x_adv), y)[~fooled] < log_odds(model(x), y)[~fooled]).all()
+    wrong = predicted(model, x) != y
+    assert wrong.any()
+    assert torch.equal(x_adv[wrong], x[wrong]), "a sample that was wrong already needs no perturbation"
+
+
+@pytest.mark.parametrize("eps", [0.5, 1.0])
+def test_pgd_is_at_least_as_strong_as_one_step(eps, trained):
+    model, x, y = trained
+    pgd = pgd_l2(model, x, y, eps=eps, steps=20, restarts=2, generator=seeded())
+    for attack in ONE_STEP:
+        one = attack(model, x, y, eps=eps)
+        assert accuracy(model, pgd, y) <= accuracy(model, one, y)
+        both = (predicted(model, pgd) == y) & (predicted(model, one) == y)
+        assert (log_odds(model(pgd), y)[both] <= log_odds(model(one), y)[both] + 1e-3).all()
+
+
+def bumpy(x):
+    """Two classes; class 0 wins everywhere, by a margin with a local minimum every 0.4."""
+    return torch.stack(
+        [4 + (15 * x).cos().sum(dim=1) + x.square().sum(dim=1), torch.zeros(len(x), dtype=x.dtype)], dim=1
+    )
+
+
+def test_pgd_returns_the_iterate_of_highest_loss():
+    for seed in range(5):
+        model, x, y = Recorder(bumpy), normal(1, 3, seed=seed), torch.tensor([0])
+        x_adv = pgd_l2(model, x, y, eps=1.0, steps=6, restarts=3, step_size=0.7, clip=False, generator=seeded(seed))
+        seen = torch.cat(model.seen)
+        assert len(seen) == 3 * 7
+        losses = -log_odds(bumpy(seen), y.expand(len(seen)))
+        assert torch.equal(x_adv[0], seen[losses.argmax()])
+        assert losses[-1] < losses.max(), "this test wants a last iterate that is not the best"
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_every_iterate_of_pgd_is_allowed(clip):
+    model, x = Recorder(network()), edge_images(dtype=torch.float64)
+    y = predicted(model, x)
+    model.seen.clear()
+    pgd_l2(model, x[:1], y[:1], eps=0.4, steps=5, restarts=4, step_size=0.3, clip=clip, generator=seeded())
+    seen = torch.cat(model.seen)
+    assert (l2(seen - x[:1]) <= 0.4 + 1e-9).all()
+    assert (seen.min() >= 0 and seen.max() <= 1) == clip
+    first = torch.stack([s[0] for s in model.seen[::6]])
+    assert torch.equal(first[0], x[0]), "the first restart begins at x"
+    assert (l2(first[1:] - x[0]) > 0).all()
+    assert len(first.flatten(1).unique(dim=0)) == 4, "restarts begin alike"
+
+
+def test_pgd_starts_anywhere_in_the_ball():
+    model, x = Recorder(linear(torch.zeros(2, 2), torch.tensor([1.0, 0]))), torch.zeros(400, 2)
+    pgd_l2(model, x, torch.zeros(400).long(), eps=2.0, steps=1, restarts=2, clip=False, generator=seeded())
+    start = model.seen[2]
+    radius = l2(start)
+    assert radius.max() <= 2 + 1e-5
+    assert 0.85 < radius.mean() < 1.15
+    assert l2(unit_l2(start).mean(dim=0, keepdim=True)) < 0.15
+
+
+def test_pgd_depends_on_its_generator_and_on_nothing_else_that_is_random():
+    x, y = normal(6, 3), torch.zeros(6).long()
+
+    def run(seed, **options):
+        return pgd_l2(
+            bumpy, x, y, **{"eps": 1.0, "steps": 5, "restarts": 3, "clip": False, "generator": seeded(seed), **options}
+        )
+
+    torch.manual_seed(0)
+    first = run(1)
+    state = torch.get_rng_state()
+    assert torch.equal(run(1), first)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
+    assert not torch.equal(run(2), first)
+    assert torch.equal(run(1, restarts=1), run(2, restarts=1)), "the first restart begins at x"
+
+
+def test_more_restarts_find_more():
+    x, y = normal(20, 3), torch.zeros(20).long()
+    options = {"eps": 1.0, "steps": 10, "clip": False}
+    one, many = (
+        minus_log_odds(bumpy(pgd_l2(bumpy, x, y, restarts=n, generator=seeded(), **options)), y) for n in (1, 8)
+    )
+    assert (many >= one).all()
+    assert (many > one + 0.1).sum() > 5
+
+
+def test_pgd_maximises_the_loss_it_is_given():
+    model, x = network(), images()
+    y = predicted(model, x)
+    options = {"eps": 0.2, "steps": 5, "restarts": 1}
+    assert (log_odds(model(pgd_l2(model, x, y, loss=log_odds, **options)), y) > log_odds(model(x), y)).all()
+    assert (dlr_loss(model(pgd_l2(model, x, y, loss=dlr_loss, **options)), y) > dlr_loss(model(x), y)).all()
+    torch.testing.assert_close(minus_log_odds(model(x), y), -log_odds(model(x), y))
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 2.5 * 0.4 / 8), ({"step_size": 0.03}, 0.03)])
+def test_the_length_of_a_pgd_step(given, expected):
+    model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
+    pgd_l2(model, torch.tensor([[9.0, 0]]), torch.tensor([0]), eps=0.4, steps=8, restarts=1, clip=False, **given)
+    assert l2(model.seen[1] - model.seen[0]).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "restarts"), [(0, 1), (1, 0), (-3, 5), (40, -1)])
+def test_pgd_needs_a_step_and_a_restart(steps, restarts):
+    with pytest.raises(ValueError, match=f"must be at least 1, not {steps} and {restarts}"):
+        pgd_l2(network(), images(), torch.zeros(8).long(), eps=0.1, steps=steps, restarts=restarts)
+
+
+# random noise
+
+
+def test_random_noise_depends_on_its_generator_and_on_no_model():
+    x, y = images(), torch.zeros(8).long()
+    first = random_noise(None, x, y, eps=0.2, generator=seeded(1))
+    assert torch.equal(random_noise(network(), x, y, eps=0.2, generator=seeded(1)), first)
+    assert not torch.equal(random_noise(network(), x, y, eps=0.2, generator=seeded(2)), first)
+
+
+def test_random_noise_has_no_preferred_direction():
+    x = torch.zeros(4000, 3)
+    u = random_noise(None, x, torch.zeros(4000).long(), eps=1.0, clip=False, generator=seeded())
+    assert u.mean(dim=0).abs().max() < 0.05
+    torch.testing.assert_close(u.T @ u / 4000, torch.eye(3) / 3, rtol=0, atol=0.03)
+
+
+# input that no attack can work on
+
+
+def with_pixel(value):
+    x = images(3)
+    x[1, 0, 2, 3] = value
+    return x
+
+
+BAD_INPUT = [
+    pytest.param({"x": with_pixel(math.nan)}, "NaN or infinity", id="NaN pixel"),
+    pytest.param({"x": with_pixel(math.inf)}, "NaN or infinity", id="infinite pixel"),
+    pytest.param({"x": with_pixel(-math.inf)}, "NaN or infinity", id="minus infinite pixel"),
+    pytest.param({"x": with_pixel(-0.01)}, r"must lie in \[0, 1\], not \[-0.01", id="pixel below 0"),
+    pytest.param({"x": 255 * images(3)}, r"must lie in \[0, 1\].*scale them", id="pixels to 255"),
+    pytest.param({"x": 255 * images(3), "clip": False}, r"must lie in \[0, 1\]", id="pixels to 255 without clip"),
+    pytest.param({"x": (255 * images(3)).to(torch.uint8)}, "float tensor .* not torch.uint8", id="uint8 images"),
+    pytest.param({"x": images(3).long()}, "float tensor .* not torch.int64", id="int64 images"),
+    pytest.param({"x": images(3)[:, 0, 0, 0]}, r"batch dimension, not torch.float64 \(3,\)", id="one dimension"),
+    pytest.param({"x": torch.tensor(0.5)}, r"batch dimension", id="no dimension"),
+    pytest.param({"x": images(0), "y": torch.zeros(0).long()}, "empty batch", id="empty batch"),
+    pytest.param({"y": torch.zeros(2).long()}, "3 samples but 2 labels", id="too few labels"),
+    pytest.param({"y": torch.zeros(4).long()}, "3 samples but 4 labels", id="too many labels"),
+    pytest.param({"eps": -0.1}, "eps must be a finite number >= 0, not -0.1", id="negative eps"),
+    pytest.param({"eps": math.nan}, "eps must be a finite number >= 0, not nan", id="NaN eps"),
+    pytest.param({"eps": math.inf}, "eps must be a finite number >= 0, not inf", id="infinite eps"),
+    pytest.param({"x": images(3).flatten(1), "clip": True}, "features .* pass clip=False", id="features with clip"),
+    pytest.param({"x": images(3)[:, 0], "clip": True}, "clip=True is for images", id="images without channels"),
+]
+BAD_FIT = [
+    pytest.param(
+        {"y": torch.tensor([0, 1, 4])}, "labels run from 0 to 4; the model has classes 0 to 3", id="label too high"
+    ),
+    pytest.param({"y": torch.tensor([0, -1, 2])}, "labels run from -1 to 2", id="negative label"),
+    pytest.param({"y": torch.tensor([0.0, 1, 2])}, "labels must be int64 .* not torch.float32", id="float labels"),
+    pytest.param({"y": torch.tensor([0, 1, 2]).int()}, "labels must be int64 .* not torch.int32", id="int32 labels"),
+    pytest.param(
+        {"y": torch.tensor([[0], [1], [2]])}, r"labels must be int64 of shape \(3,\)", id="labels as a column"
+    ),
+    pytest.param({"model": lambda x: network()(x) * math.nan}, "logits that are not finite", id="NaN logits"),
+    pytest.param({"model": lambda x: network()(x) + math.inf}, "logits that are not finite", id="infinite logits"),
+    pytest.param({"model": lambda x: network()(x)[:, 0]}, r"logits must be \(N, K\)", id="model returns (N,)"),
+    pytest.param({"model": lambda x: network()(x)[:, :1]}, r"logits must be \(N, K\) with K >= 2", id="one class"),
+    pytest.param({"model": lambda x: x}, r"logits must be \(N, K\).*end in its logits", id="model returns images"),
+]
+
+
+def call(attack, *, model=None, x=None, y=None, **options):
+    model, x = model or network(), images(3) if x is None else x
+    y = torch.tensor([0, 1, 2]) if y is None else y
+    return attack(model, x, y, **{"eps": 0.1, **options})
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_INPUT)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_bad_input_is_refused(attack, bad, message):
+    with pytest.raises(ValueError, match=message):
+        call(attack, **bad)
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_FIT)
+@pytest.mark.parametrize("attack", WITH_GRADIENT)
+def test_labels_and_logits_that_do_not_fit_are_refused(attack, bad, message):
+    """Not asked of random_noise, which never runs the model."""
+    with pytest.raises(ValueError, match=message):
+        call(attack, **bad)

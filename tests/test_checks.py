@@ -1,0 +1,69 @@
+"""The gradient-masking checks: a sound network passes, one that hides its gradients is flagged."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from helpers import checks
+from helpers.attacks import adv_loss, pgd_l2
+
+EPS, RADII = 1.0, [0.5, 2.0, checks.UNBOUNDED]
+
+
+@pytest.fixture()
+def sound():
+    """A linear network with three classes that is right on every image, by margins that ε can just bridge."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    nn.init.orthogonal_(network[1].weight)
+    nn.init.zeros_(network[1].bias)
+    x = torch.rand(60, 1, 4, 4)
+    return network, x, network(x).argmax(dim=1)
+
+
+def judged(network, other, x, y):
+    from functools import partial
+
+    c = checks.gradient_checks(network, other, x, y, eps=EPS, radii=RADII, one_step=adv_loss, iterated=partial(pgd_l2, steps=10, restarts=1),
+                               generator=torch.Generator().manual_seed(0))  # fmt: skip
+    return c, {name: good for name, good, _ in checks.judge_checks(pd.Series(c), eps=EPS, radii=RADII, chance=0.34)}
+
+
+class Masked(nn.Module):
+    """The same classes, but its gradient comes from an unrelated network."""
+
+    def __init__(self, inner, decoy):
+        super().__init__()
+        self.inner, self.decoy = inner, decoy
+
+    def forward(self, x):
+        decoy = self.decoy(x)
+        return decoy + (self.inner(x) - decoy).detach()
+
+
+def test_a_sound_network_is_not_flagged(sound):
+    network, x, y = sound
+    other = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    measured, verdicts = judged(network, other, x, y)
+    assert measured["clean"] == 1 and measured["PGD"] < 0.5
+    assert all(verdicts.values()), verdicts
+    assert next(network.parameters()).dtype == torch.float32
+
+
+def test_a_network_that_hides_its_gradient_is_flagged(sound):
+    network, x, y = sound
+    torch.manual_seed(1)
+    decoy = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    _, verdicts = judged(Masked(network, decoy), network, x, y)
+    assert not verdicts["white-box beats transfer"] and not verdicts["unbounded ε: at most chance"]
+
+
+def test_saturation_shows_in_the_literal_gradient(sound):
+    network, x, y = sound
+    with torch.no_grad():
+        network[1].weight *= 1e4
+    measured, verdicts = judged(network, network, x, y)
+    assert measured["zero gradients"] > 0.9 and measured["literal float32"] > measured["literal float64"]
+    assert not verdicts["99 % of gradient signs: float32 as float64"] and not verdicts["literal gradient: float32 as strong as float64"]
+    assert measured["PGD"] < 0.5                # the stable direction is not fooled

@@ -1,0 +1,178 @@
+"""The verdict rules, on cases made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import claims
+
+STEADY = [0.858, 0.861, 0.860, 0.859, 0.862]
+SAME = {"kind": "attack", "images": 10_000, "paper_images": 10_000, "sampling": "same"}
+
+
+@pytest.mark.parametrize(
+    ("case", "value", "ours", "how", "verdict"),
+    [
+        ("tiny interval on the value", "0.860", STEADY, {}, "agrees"),
+        ("tiny interval, a real but unimportant difference", "0.840", STEADY, {}, "agrees"),
+        ("tiny interval, far away", "0.760", STEADY, {}, "differs"),
+        ("wide interval on the value", "0.860", [0.70, 0.99, 0.86, 0.80, 0.95], {}, "undecided"),
+        ("wide interval, far away", "0.091", [0.30, 0.45, 0.38, 0.41, 0.35], {}, "differs"),
+        ("one network on the value", "0.860", [0.860], {}, "undecided"),
+        ("one network, 0.15 away", "0.860", [0.710], {}, "undecided"),
+        ("one network, beyond five margins", "0.860", [0.500], {}, "differs"),
+        ("two networks cannot agree unless they are very close", "0.860", [0.850, 0.870], {}, "undecided"),
+        ("clean margin is narrow near 1", "0.980", [0.989, 0.9891, 0.9889], {"kind": "clean"}, "agrees"),
+        ("clean margin near 1 is half of what is missing", "0.994", [0.9885, 0.9886, 0.9884], {"kind": "clean"}, "differs"),
+        ("a rate of 0", "0.000", [0.0, 0.0, 0.0], {}, "agrees"),
+        ("a rate of 1", "1.000", [1.0, 1.0, 1.0], {}, "agrees"),
+        ("a percentage", "86.0", STEADY, {"unit": "percent"}, "agrees"),
+        ("a distortion, 10 % of its value", "0.20", [0.205, 0.204, 0.206], {"kind": "other", "unit": "L2"}, "agrees"),
+        ("a distortion, off by a quarter", "0.20", [0.255, 0.254, 0.256], {"kind": "other", "unit": "L2"}, "differs"),
+        ("other test images, few of them", "0.860", STEADY, {"images": 150, "sampling": "other"}, "undecided"),
+        ("a part of the paper's images, few of them", "0.860", STEADY, {"images": 150, "sampling": "part"}, "undecided"),
+        ("all of the paper's images are no sample", "0.860", STEADY, {"images": 10_000, "sampling": "part"}, "agrees"),
+    ],
+)
+def test_verdict_of_a_cell(case, value, ours, how, verdict):
+    assert claims.judge(value, ours, **{**SAME, **how}).verdict == verdict, case
+
+
+def test_the_bound_is_the_formula_of_the_book():
+    # d = .01; t(.975, 4) = 2.7764; s = .00158114; SE_seeds² = s² (1/5 + 1/2); p = .86, other images: both sides' variance
+    v = claims.judge("0.850", STEADY, kind="attack", averaged=2, images=2000, paper_images=10_000, sampling="other")
+    p = (0.86 * 2000 + 1) / 2002
+    seeds, images = (2.776445 * 0.0015811388) ** 2 * (1 / 5 + 1 / 2), 1.96**2 * p * (1 - p) * (1 / 2000 + 1 / 10_000)
+    assert v.difference == pytest.approx(0.01) and v.margin == 0.05 and v.n == 5
+    assert v.bound == pytest.approx(np.sqrt(seeds + images) + 0.0005, rel=1e-5)
+    assert v.half == pytest.approx(np.sqrt((2.776445 * 0.0015811388) ** 2 / 5 + 1.96**2 * p * (1 - p) / 2000), rel=1e-5)
+
+
+def test_an_error_of_the_images_can_be_given():
+    wide = claims.judge("0.20", [0.2, 0.2, 0.2], kind="other", image_se=0.02)
+    assert wide.bound == pytest.approx(1.96 * 0.02 + 0.005) and wide.verdict == "undecided"
+
+
+@pytest.mark.parametrize(("value", "kind", "margin"), [(0.5, "clean", 0.03), (0.5, "attack", 0.05), (0.98, "clean", 0.01), (0.999, "clean", 0.003),
+                                                       (0.0, "attack", 0.003), (0.02, "attack", 0.01), (4.0, "other", 0.4)])  # fmt: skip
+def test_margin(value, kind, margin):
+    assert claims.margin_of(value, kind) == pytest.approx(margin)
+
+
+@pytest.mark.parametrize(("value", "unit", "number", "half"), [("0.860", "fraction", 0.86, 0.0005), ("86.0", "percent", 0.86, 0.0005), ("3", "L2", 3.0, 0.5)])
+def test_printed_numbers(value, unit, number, half):
+    assert claims.printed(value, unit) == pytest.approx((number, half))
+
+
+@pytest.mark.parametrize("ours", [[], [float("nan"), 0.5], [[0.5]]])
+def test_no_verdict_without_numbers(ours):
+    with pytest.raises(ValueError, match="finite numbers"):
+        claims.judge("0.5", ours, kind="attack")
+
+
+def cells(**values):
+    return pd.DataFrame([{"row": r, "column": "acc", "value": v, "unit": "fraction", "kind": "attack"} for r, v in values.items()])
+
+
+def rows(**values):
+    return pd.DataFrame([{"method": m, "seed": i, "acc": v} for m, vs in values.items() for i, v in enumerate(vs)])
+
+
+A, NEAR_A, LOW, WILD = [0.86, 0.87, 0.85], [0.84, 0.85, 0.83], [0.30, 0.31, 0.29], [0.2, 0.95, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("predicate", "verdict", "counts"),
+    [
+        ("greater(a/acc, low/acc)", "holds", (1, 0, 0)),
+        ("greater(low/acc, a/acc)", "contradicted", (0, 1, 0)),
+        ("greater(a/acc, low/acc); greater(low/acc, a/acc)", "in part", (1, 1, 0)),
+        ("greater(near/acc, a/acc)", "undecided", (0, 0, 1)),          # worse, but by less than the margin
+        ("greater(a/acc, wild/acc)", "undecided", (0, 0, 1)),
+        ("greater(a/acc, wild/acc); greater(low/acc, a/acc)", "contradicted", (0, 1, 1)),
+        ("equal(a/acc, near/acc, 0.05)", "holds", (1, 0, 0)),
+        ("equal(a/acc, low/acc, 0.05)", "contradicted", (0, 1, 0)),
+        ("equal(a/acc, wild/acc, 0.05)", "undecided", (0, 0, 1)),
+        ("below(low/acc, 0.5)", "holds", (1, 0, 0)),
+        ("below(a/acc, 0.5)", "contradicted", (0, 1, 0)),
+        ("below(wild/acc, 0.5)", "undecided", (0, 0, 1)),
+    ],
+)
+def test_verdict_of_a_sentence(predicate, verdict, counts):
+    result = claims.judge_sentence(predicate, cells(a="0.9", near="0.9", low="0.3", wild="0.5"), rows(a=A, near=NEAR_A, low=LOW, wild=WILD),
+                                   row_axis="method", images=10_000)  # fmt: skip
+    assert (result["verdict"], (result["supported"], result["contradicted"], result["undecided"])) == (verdict, counts)
+
+
+def test_sentences_are_paired_by_seed():
+    # each network is .02 better than its twin although the seeds scatter by far more
+    a, b = np.array([0.5, 0.7, 0.9]), np.array([0.48, 0.68, 0.88])
+    together = claims.judge_sentence("greater(a/acc, b/acc)", cells(a="0.9", b="0.9"), rows(a=a, b=b), row_axis="method", images=10**9)
+    shuffled = claims.judge_sentence("greater(a/acc, b/acc)", cells(a="0.9", b="0.9"), rows(a=a, b=b[::-1]), row_axis="method", images=10**9)
+    assert together["verdict"] == "holds" and shuffled["verdict"] == "undecided"
+
+
+def test_one_network_decides_no_sentence():
+    result = claims.judge_sentence("greater(a/acc, low/acc)", cells(a="0.9", low="0.3"), rows(a=[0.9], low=[0.1]), row_axis="method", images=10_000)
+    assert result["verdict"] == "undecided"
+
+
+@pytest.mark.parametrize("text", ["a > b", "greater(a)", "below(a, b, c)", "__import__('os')", "equal(a, b)", ""])
+def test_other_predicates_are_refused(text):
+    with pytest.raises(ValueError, match="none of greater"):
+        claims.parse_predicate(text)
+
+
+@pytest.mark.parametrize(
+    ("defended", "undefended", "verdict"),
+    [
+        ([0.80, 0.81, 0.79], [0.05, 0.06, 0.04], "survives"),
+        ([0.06, 0.07, 0.05], [0.05, 0.06, 0.04], "broken"),            # a stronger attack left nothing of it
+        ([0.04, 0.05, 0.06], [0.40, 0.41, 0.39], "broken"),
+        ([0.2, 0.9, 0.5], [0.1, 0.1, 0.1], "undecided"),
+        ([0.8], [0.1], "undecided"),
+    ],
+)
+def test_survival(defended, undefended, verdict):
+    result = claims.survival(defended, undefended, 0.779, images=10_000)
+    assert result["verdict"] == verdict
+    assert result["left"] == pytest.approx((np.mean(defended) - np.mean(undefended)) / 0.779)
+
+
+def test_compare_joins_cells_and_rows():
+    table = cells(a="0.860", low="0.860").assign(source="Table 1", same_as="")
+    result = claims.compare(table, rows(a=A, low=LOW), "Table 1", row_axis="method", **{k: v for k, v in SAME.items() if k != "kind"})
+    assert result.verdict.tolist()[1] == "differs" and result.ours.tolist() == pytest.approx([0.86, 0.30])
+    with pytest.raises(KeyError, match="low, acc"):
+        claims.compare(table, rows(a=A), "Table 1", row_axis="method")
+
+
+def test_reduced_names_what_is_smaller_than_the_paper_declares():
+    settings = {"training": {"epochs": 10, "hidden": [256, 256]}, "seeds": 3}
+    data = {"digits/train": {"size": 1297}, "digits/test": {"size": 500}}
+    declared = {"epochs": 10, "hidden": [1000, 1000], "train images": 50_000, "test images": 400}
+    assert claims.reduced(settings, data, declared) == ["hidden: [256, 256] instead of [1000, 1000]", "train images: 1,297 instead of 50,000"]
+    with pytest.raises(KeyError, match="width"):
+        claims.reduced(settings, data, {"width": 3})
+
+
+def test_the_committed_claims_hold_all_of_the_paper():
+    huang = claims.read("huang2015")
+    numbers = huang[huang.kind != "sentence"]
+    assert numbers.groupby("source").size().to_dict() == {"Table 1": 25, "Table 2": 10}
+    assert not numbers.duplicated(["source", "row", "column"]).any()
+    value = numbers.set_index(["source", "row", "column"]).value
+    assert value["Table 1", "LWA", "Adv_Alpha"] == "0.857" and value["Table 2", "Normal", "Adv_Loss_Sign"] == "0.6940"
+    names = set(numbers.row + "/" + numbers.column)
+    for sentence in huang[huang.kind == "sentence"].itertuples():
+        for form, arguments in claims.parse_predicate(sentence.predicate):
+            assert set(arguments[: 1 if form == "below" else 2]) <= names
+
+
+@pytest.mark.parametrize(("line", "message"), [("T,a,acc,0.5,furlong,attack,,", "unit 'furlong'"), ("T,a,acc,0.5,fraction,attak,,", "kind 'attak'"),
+                                               ("T,,,quote,,sentence,,better(a)", "none of greater")])  # fmt: skip
+def test_a_bad_claim_is_named_with_its_line(tmp_path, monkeypatch, line, message):
+    monkeypatch.setattr(claims, "CLAIMS", tmp_path)
+    (tmp_path / "x.csv").write_text(",".join(claims.COLUMNS) + "\nT,a,acc,0.5,fraction,attack,,\n" + line + "\n")
+    with pytest.raises(ValueError, match=f"line 3.*{message}"):
+        claims.read("x")

@@ -1,0 +1,206 @@
+"""Accuracy, AUROC and evaluation mode: hand-made cases and what must not change a measurement."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.metrics import accuracy, auroc, correct, eval_mode, in_batches, knn_auroc, one_standard_error, predict
+
+
+def identity(x):
+    return x
+
+
+def recorded(sizes):
+    def model(x):
+        sizes.append(len(x))
+        return x
+
+    return model
+
+
+def with_dropout_and_batch_norm(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 3))
+
+
+def samples(n=23, d=6, *, seed=0, shift=0.0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+# accuracy
+
+
+def test_accuracy_is_the_share_of_right_classes():
+    logits = torch.tensor([[2.0, 1, 0], [0, 1, 2], [0, 3, 1], [5, 0, 0]])
+    y = torch.tensor([0, 2, 0, 1])
+    assert correct(identity, logits, y).tolist() == [True, True, False, False]
+    assert accuracy(identity, logits, y) == 0.5
+
+
+@pytest.mark.parametrize("row", [[torch.nan, 0, 0], [torch.nan, torch.nan, torch.nan], [9, torch.nan, 0]])
+def test_a_row_with_nan_logits_is_wrong_whatever_its_label(row):
+    logits = torch.tensor([row, [1.0, 0, 0]])
+    for y in range(3):
+        assert correct(identity, logits, torch.tensor([y, 0])).tolist() == [False, True]
+
+
+def test_accuracy_of_many_samples_is_exact():
+    y = torch.zeros(100_003, dtype=torch.long)
+    y[0] = 1
+    assert accuracy(identity, torch.tensor([[1.0, 0.0]]).expand(len(y), 2), y) == 100_002 / 100_003
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 1000])
+def test_the_batch_size_does_not_change_what_is_measured(batch_size):
+    model, x = with_dropout_and_batch_norm().double(), samples().double()
+    y = torch.arange(23) % 3
+    torch.testing.assert_close(predict(model, x, batch_size=batch_size), predict(model, x), rtol=1e-12, atol=1e-12)
+    assert torch.equal(correct(model, x, y, batch_size=batch_size), correct(model, x, y))
+
+
+def test_batches_are_no_larger_than_asked_and_keep_their_order():
+    sizes = []
+    assert torch.equal(predict(recorded(sizes), samples(), batch_size=10), samples())
+    assert sizes == [10, 10, 3]
+
+
+def test_in_batches_slices_all_tensors_alike():
+    a, b = torch.arange(5), 10 * torch.arange(5)
+    assert in_batches(torch.add, a, b, batch_size=2).tolist() == [0, 11, 22, 33, 44]
+
+
+def test_measuring_keeps_no_graph():
+    model = with_dropout_and_batch_norm()
+    assert not predict(model, samples()).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.zeros(0, 3), torch.zeros(0).long(), "empty batch"),
+        (torch.zeros(4, 3), torch.zeros(3).long(), r"4 samples but labels of shape \(3,\)"),
+        (torch.zeros(4, 3), torch.zeros(4, 1).long(), r"labels of shape \(4, 1\)"),
+    ],
+    ids=["empty", "too few labels", "labels as a column"],
+)
+def test_samples_that_cannot_be_judged_are_refused(x, y, message):
+    for f in (correct, accuracy):
+        with pytest.raises(ValueError, match=message):
+            f(identity, x, y)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_refused(batch_size):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        predict(identity, samples(), batch_size=batch_size)
+
+
+# evaluation mode
+
+
+def flags(model):
+    return [m.training for m in model.modules()]
+
+
+def test_eval_mode_puts_every_submodule_back_as_it_was():
+    a, b = with_dropout_and_batch_norm(), nn.Dropout()
+    a.train()
+    a[1].eval()
+    b.eval()
+    before = flags(a), flags(b)
+    with eval_mode(a, b, identity):
+        assert not any(flags(a) + flags(b))
+    assert (flags(a), flags(b)) == before
+    with pytest.raises(ZeroDivisionError), eval_mode(a, b):
+        raise ZeroDivisionError
+    assert (flags(a), flags(b)) == before
+
+
+def test_measuring_a_network_in_training_mode_neither_depends_on_it_nor_changes_it():
+    model, x = with_dropout_and_batch_norm(), samples()
+    y = torch.arange(len(x)) % 3
+    model.eval()
+    expected, expected_accuracy = predict(model, x), accuracy(model, x, y)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    assert torch.equal(predict(model, x), expected)
+    assert accuracy(model, x, y) == expected_accuracy
+    assert all(flags(model))
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()), "running statistics moved"
+
+
+# AUROC
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "expected"),
+    [
+        ([2, 3], [0, 1], 1),
+        ([0, 1], [2, 3], 0),
+        ([1, 1], [1, 1, 1], 0.5),
+        ([1, 3], [2], 0.5),
+        ([2, 3], [1, 2], 3.5 / 4),
+        ([5], [1, 2, 7], 2 / 3),
+    ],
+)
+def test_auroc_by_hand(positive, negative, expected):
+    assert auroc(positive, negative) == pytest.approx(expected, abs=1e-12)
+    assert auroc(torch.tensor(positive), np.array(negative)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_auroc_counts_pairs():
+    generator = np.random.default_rng(0)
+    a, b = generator.integers(0, 8, 40) + 1, generator.integers(0, 8, 30)
+    pairs = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    assert auroc(a, b) == pytest.approx(pairs.mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative"),
+    [([], [1]), ([1], []), ([[1, 2]], [1]), ([1], [[1, 2]]), ([np.nan], [1]), ([1], [np.inf])],
+    ids=["no positive", "no negative", "2-d positive", "2-d negative", "NaN", "infinity"],
+)
+def test_auroc_refuses_what_has_no_area(positive, negative):
+    with pytest.raises(ValueError, match=r"non-empty one-dimensional|NaN|infinity"):
+        auroc(positive, negative)
+
+
+def test_knn_auroc_tells_shifted_features_and_only_those():
+    reference, clean = samples(300, 4, seed=1), samples(300, 4, seed=2)
+    assert knn_auroc(reference, clean, samples(300, 4, seed=3, shift=6.0)) > 0.99
+    assert knn_auroc(reference, clean, samples(300, 4, seed=3, shift=1.0)) > 0.6
+    assert abs(knn_auroc(reference, clean, samples(300, 4, seed=3)) - 0.5) < 0.1
+
+
+def test_knn_auroc_reads_the_kth_neighbour():
+    """Beside two of five reference points, so near for k = 2 and far for k = 3."""
+    reference = torch.tensor([[0.0], [0.1], [10.0], [10.1], [10.2]])
+    clean, other = torch.tensor([[10.05]]), torch.tensor([[0.05]])
+    assert knn_auroc(reference, clean, other, k=3) == 1
+    assert knn_auroc(reference, torch.tensor([[10.5]]), other, k=2) == 0
+
+
+@pytest.mark.parametrize("k", [0, -1, 6])
+def test_knn_auroc_refuses_a_k_that_the_reference_cannot_serve(k):
+    with pytest.raises(ValueError, match="between 1 and the 5 reference samples"):
+        knn_auroc(samples(5), samples(4), samples(3), k=k)
+
+
+# choice of a setting
+
+
+@pytest.mark.parametrize(
+    ("scores", "errors", "expected"),
+    [
+        ([0.90, 0.95, 0.96], [0.02, 0.02, 0.02], 1),
+        ([0.90, 0.95, 0.96], [0.02, 0.02, 0.001], 2),
+        ([0.90, 0.95, 0.96], [0.0, 0.0, 0.1], 0),
+        ([0.99, 0.95, 0.96], [0.02, 0.02, 0.02], 0),
+        ([0.90, 0.97, 0.96], [0.001, 0.001, 0.001], 1),
+    ],
+)
+def test_one_standard_error_takes_the_mildest_setting_that_is_not_worse(scores, errors, expected):
+    assert one_standard_error(scores, errors) == expected

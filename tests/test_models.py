@@ -1,0 +1,176 @@
+"""Networks, saving and loading them, and every network that ships with the book against its card."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import models
+from helpers.data import DATASETS, default_root, load
+from helpers.metrics import accuracy, predict
+from helpers.models import card, load_pretrained, mlp, save_pretrained, zoo
+
+SMALL = {"architecture": {"name": "mlp", "arguments": {"inputs": 4, "hidden": [5, 6], "classes": 3}}}
+
+
+def images(n=7, shape=(1, 2, 2)):
+    return torch.rand((n, *shape), generator=torch.Generator().manual_seed(0))
+
+
+# mlp
+
+
+@pytest.mark.parametrize(
+    ("hidden", "shapes"), [((), [(3, 4)]), ((5,), [(5, 4), (3, 5)]), ((5, 6), [(5, 4), (6, 5), (3, 6)])], ids=str
+)
+def test_an_mlp_has_the_layers_asked_for(hidden, shapes):
+    network = mlp(4, hidden, 3)
+    assert [tuple(m.weight.shape) for m in network if isinstance(m, nn.Linear)] == shapes
+    assert [type(m) for m in network] == [nn.Flatten, *len(hidden) * [nn.Linear, nn.ReLU], nn.Linear]
+    assert network(images()).shape == (7, 3)
+    assert network(images()).min() < 0, "logits are not bounded from below"
+
+
+def test_an_mlp_drops_only_hidden_units_and_only_in_training():
+    network = mlp(4, (500, 6), 3, dropout=0.25)
+    assert [type(m) for m in network] == [nn.Flatten, *2 * [nn.Linear, nn.ReLU, nn.Dropout], nn.Linear]
+    assert {m.p for m in network if isinstance(m, nn.Dropout)} == {0.25}
+    x = torch.ones(40, 500)
+    assert 0.2 < (network[3](x) == 0).double().mean() < 0.3
+    assert torch.equal(network.eval()[3](x), x)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_dropout_that_is_no_probability_below_one_is_refused(dropout):
+    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\)"):
+        mlp(4, (5,), 3, dropout=dropout)
+
+
+def test_a_slice_of_a_network_computes_features_and_shares_its_parameters():
+    network = mlp(4, (5, 6), 3)
+    features, head = network[:-1], network[-1]
+    assert features(images()).shape == (7, 6)
+    assert torch.equal(head(features(images())), network(images()))
+    assert {id(p) for p in features.parameters()} | {id(p) for p in head.parameters()} == {
+        id(p) for p in network.parameters()
+    }
+    with torch.no_grad():
+        head.weight.zero_()
+    assert torch.equal(network(images()), head.bias.expand(7, 3))
+
+
+# a zoo of one's own
+
+
+@pytest.fixture
+def empty_zoo(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_a_network_comes_back_as_it_was_saved(empty_zoo):
+    network = mlp(4, (5, 6), 3)
+    path = save_pretrained("paper/method", network, {**SMALL, "seed": 3})
+    assert path == empty_zoo / "paper" / "method.safetensors"
+    assert zoo() == ["paper/method"]
+    assert card("paper/method") == {**SMALL, "seed": 3}
+    back = load_pretrained("paper/method")
+    assert back.state_dict().keys() == network.state_dict().keys()
+    for k, v in network.state_dict().items():
+        assert back.state_dict()[k].dtype == torch.float32
+        assert torch.equal(back.state_dict()[k], v.half().float()), "not the float16 rounding of what was saved"
+    torch.testing.assert_close(back(images()), network(images()), rtol=0, atol=2e-3)
+    assert all(v.dtype == torch.float32 for v in network.state_dict().values()), "saving changed the network"
+    assert path.stat().st_size < 2 * sum(p.numel() for p in network.parameters()) + 2000
+
+
+def test_a_loaded_network_is_ready_to_attack(empty_zoo):
+    about = {"architecture": {"name": "mlp", "arguments": {**SMALL["architecture"]["arguments"], "dropout": 0.5}}}
+    save_pretrained("a", mlp(4, (5, 6), 3, dropout=0.5).train(), about)
+    network = load_pretrained("a")
+    assert not any(m.training for m in network.modules())
+    assert not any(p.requires_grad for p in network.parameters())
+    assert torch.equal(network(images()), network(images()))
+
+
+def test_saving_again_replaces_the_network_and_its_card(empty_zoo):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = mlp(4, (5, 6), 3)
+        save_pretrained("a", network, {**SMALL, "seed": seed})
+    assert zoo() == ["a"]
+    assert card("a")["seed"] == 1
+    torch.testing.assert_close(load_pretrained("a")(images()), network(images()), rtol=0, atol=2e-3)
+
+
+def test_the_zoo_is_sorted_and_its_folders_are_part_of_the_names(empty_zoo):
+    assert zoo() == []
+    for name in ("z/b", "a", "z/a", "z/v1.5"):
+        save_pretrained(name, mlp(4, (5, 6), 3), SMALL)
+    assert zoo() == ["a", "z/a", "z/b", "z/v1.5"]
+    assert load_pretrained("z/v1.5")(images()).shape == (7, 3)
+
+
+def test_an_unknown_network_is_refused_with_the_known_ones(empty_zoo):
+    for f in (card, load_pretrained):
+        with pytest.raises(ValueError, match="no network named 'x/y' in the zoo; there are: none yet"):
+            f("x/y")
+    save_pretrained("paper/a", mlp(4, (5, 6), 3), SMALL)
+    save_pretrained("paper/b", mlp(4, (5, 6), 3), SMALL)
+    for f in (card, load_pretrained):
+        with pytest.raises(ValueError, match="no network named 'paper/c' in the zoo; there are: paper/a, paper/b"):
+            f("paper/c")
+
+
+def test_an_unknown_architecture_is_refused_before_anything_is_written(empty_zoo):
+    with pytest.raises(ValueError, match="architecture must be one of mlp"):
+        save_pretrained("a", mlp(4, (5, 6), 3), {"architecture": {"name": "transformer", "arguments": {}}})
+    assert not empty_zoo.exists()
+
+
+# the zoo of the book
+
+
+def test_weights_and_cards_come_in_pairs_and_are_40_mb_at_most():
+    weights = list(models.WEIGHTS.rglob("*.safetensors"))
+    assert {p.with_suffix(".json") for p in weights} == set(models.WEIGHTS.rglob("*.json"))
+    assert sum(p.stat().st_size for p in weights) <= 40e6
+
+
+@pytest.mark.parametrize("name", zoo())
+def test_a_network_of_the_book_is_small_and_its_card_complete(name):
+    path = models.WEIGHTS / f"{name}.safetensors"
+    assert path.stat().st_size <= 4.2e6
+    about = card(name)
+    assert {"paper", "method", "profile", "seed", "commit", "clean accuracy", "test images", "architecture"} <= set(
+        about
+    )
+    assert about["paper"] == name.split("/")[0]
+    assert path.with_suffix(".json").read_text() == json.dumps(about, indent=1, sort_keys=True) + "\n"
+    assert all(v.isfinite().all() for v in load_pretrained(name).state_dict().values())
+
+
+@pytest.mark.parametrize("name", zoo())
+def test_a_network_of_the_book_is_as_accurate_as_its_card_says(name):
+    about = card(name)
+    split, size, digest = about["test images"]
+    dataset, part = split.split("/")
+    if not DATASETS[dataset].embedded and not (default_root() / f"{dataset}.npz").exists():
+        pytest.skip(f"needs {dataset}: point BOOK_DATA at a folder with {dataset}.npz")
+    test = load(dataset, part)[:size]
+    if test.digest != digest:
+        pytest.skip(f"the {dataset}.npz that is here holds other images than the card's")
+    assert accuracy(load_pretrained(name), test.images, test.labels) == pytest.approx(
+        about["clean accuracy"], abs=0.002
+    )
+
+
+@pytest.mark.parametrize("name", zoo())
+def test_a_network_of_the_book_reads_digits_that_it_was_not_trained_on(name):
+    if card(name)["architecture"]["arguments"].get("inputs") != 784:
+        pytest.skip("the embedded digits have another shape than this network's images")
+    digits = load("digits", "test")
+    network = load_pretrained(name)
+    assert predict(network, digits.images).shape == (500, 10)
+    assert accuracy(network, digits.images, digits.labels) > 0.5
