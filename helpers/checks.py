@@ -22,9 +22,17 @@ def alpha_y(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def gradient_checks(
-    model: torch.nn.Module, other: torch.nn.Module, x: Tensor, y: Tensor, *, eps: float, radii: list[float], one_step: Attack,
-    iterated: Attack, generator: torch.Generator,
-) -> dict[str, float]:  # fmt: skip
+    model: torch.nn.Module,
+    other: torch.nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    radii: list[float],
+    one_step: Attack,
+    iterated: Attack,
+    generator: torch.Generator,
+) -> dict[str, float]:
     """Accuracies and gradient statistics of one network that `judge_checks` reads.
 
     other : the network that transferred perturbations come from

@@ -1,8 +1,8 @@
 """What a paper prints against what our runs gave: verdicts by equivalence testing, so that more data only ever helps.
 
 Every verdict of the book comes from the three rules here: `judge` for a printed number, `judge_sentence` for a sentence drawn
-from them, `survival` for a defence under stronger attacks. DESIGN of the rules: a difference is called only where the 95 %
-interval clears a margin that matters, agreement only where it lies inside.
+from them, `survival` for a defence under stronger attacks. A difference is called only where the 95 % interval clears a
+margin that matters, agreement only where it lies inside.
 """
 
 import re
@@ -89,8 +89,18 @@ def _t(n: int) -> float:
     return float(stats.t.ppf(0.975, n - 1))
 
 
-def judge(value: str, ours: Sequence[float], *, kind: str, unit: str = "fraction", averaged: int = 1, images: int | None = None,
-          paper_images: int | None = None, sampling: str = "other", image_se: float | None = None) -> Verdict:  # fmt: skip
+def judge(
+    value: str,
+    ours: Sequence[float],
+    *,
+    kind: str,
+    unit: str = "fraction",
+    averaged: int = 1,
+    images: int | None = None,
+    paper_images: int | None = None,
+    sampling: str = "other",
+    image_se: float | None = None,
+) -> Verdict:
     """The verdict of one printed number.
 
     value : text exactly as printed
@@ -156,8 +166,8 @@ def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         return -np.inf, np.inf
-    half = np.sqrt(_t(n) ** 2 * values.var(ddof=1) / n + 1.96**2 * variance)
-    return float(values.mean() - half), float(values.mean() + half)
+    mean, half = values.mean(), np.sqrt(_t(n) ** 2 * values.var(ddof=1) / n + 1.96**2 * variance)
+    return float(mean - half), float(mean + half)
 
 
 def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int) -> dict:
@@ -177,8 +187,7 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
     def sampled(v: np.ndarray) -> float:
         return image_variance(float(v.mean()), images, None, "other")
 
-    count = {"supported": 0, "contradicted": 0, "undecided": 0}
-    slacks, variances = [], []  # how far each network is on the claimed side
+    count, slacks, variances = {"supported": 0, "contradicted": 0, "undecided": 0}, [], []  # slack: how far on the claimed side
     for form, arguments in parse_predicate(predicate):
         a = values(arguments[0])
         limit = float(arguments[-1]) if form != "greater" else 0.0
@@ -261,8 +270,15 @@ def survival(defended: Sequence[float], undefended: Sequence[float], advertised:
     margin = CAP["attack"]
     verdict = "survives" if low > margin else "broken" if high < margin else "undecided"
     advantage = float((a - b).mean())
-    return {"verdict": verdict, "advantage": advantage, "low": low, "high": high, "margin": margin,
-            "advertised": advertised, "left": advantage / advertised}  # fmt: skip
+    return {
+        "verdict": verdict,
+        "advantage": advantage,
+        "low": low,
+        "high": high,
+        "margin": margin,
+        "advertised": advertised,
+        "left": advantage / advertised,
+    }
 
 
 def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
@@ -279,9 +295,6 @@ def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
         if mine is None:
             raise KeyError(f"nothing named {name!r} among the settings or the data of the row")
         if mine != value and (isinstance(value, str | list) or mine < value):
-            marks.append(f"{name}: {_words(mine)} instead of {_words(value)}")
+            words = [f"{v:,}" if isinstance(v, int) else str(v) for v in (mine, value)]
+            marks.append(f"{name}: {' instead of '.join(words)}")
     return marks
-
-
-def _words(value) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -88,9 +88,11 @@ def _make_digits() -> Arrays:
     large = np.stack([np.pad(np.asarray(Image.fromarray(s).resize((20, 20), Image.Resampling.BILINEAR)), 4) for s in small])
     labels = digits.target.astype(np.int64)
     return {
-        "train_images": large[:-500], "train_labels": labels[:-500],
-        "test_images": large[-500:], "test_labels": labels[-500:],
-    }  # fmt: skip
+        "train_images": large[:-500],
+        "train_labels": labels[:-500],
+        "test_images": large[-500:],
+        "test_labels": labels[-500:],
+    }
 
 
 _TEN = tuple("0123456789")

@@ -17,13 +17,31 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 def use_style() -> None:
     """Give matplotlib the book's look: transparent, grey ink, the palette in order."""
-    plt.rcParams.update({
-        "figure.figsize": SIZE, "figure.dpi": 110, "savefig.transparent": True, "figure.facecolor": "none",
-        "axes.facecolor": "none", "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
-        "ytick.color": INK, "axes.titlecolor": INK, "legend.frameon": False, "axes.grid": True, "grid.color": INK,
-        "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False, "font.size": 11,
-        "axes.prop_cycle": plt.cycler(color=PALETTE), "lines.linewidth": 2, "image.cmap": "gray",
-    })  # fmt: skip
+    plt.rcParams.update(
+        {
+            "figure.figsize": SIZE,
+            "figure.dpi": 110,
+            "savefig.transparent": True,
+            "figure.facecolor": "none",
+            "axes.facecolor": "none",
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.titlecolor": INK,
+            "legend.frameon": False,
+            "axes.grid": True,
+            "grid.color": INK,
+            "grid.alpha": 0.25,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 11,
+            "axes.prop_cycle": plt.cycler(color=PALETTE),
+            "lines.linewidth": 2,
+            "image.cmap": "gray",
+        }
+    )
 
 
 def show(figure: go.Figure, div: str) -> None:
@@ -39,7 +57,12 @@ def show(figure: go.Figure, div: str) -> None:
 def _layout(figure: go.Figure, **options) -> go.Figure:
     font = {"color": INK, "size": 13}
     return figure.update_layout(
-        template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font=font, height=HEIGHT, **options
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font=font,
+        height=HEIGHT,
+        **options,
     )
 
 
@@ -56,21 +79,51 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
         scene = "scene" if number == 0 else f"scene{number + 1}"
         names = [f"PC {i + 1} ({share:.0%})" for i, share in enumerate(a["explained"])]
         span = {"domain": {"x": [number / len(panels), (number + 1) / len(panels)], "y": [0, 0.93]}}
-        scenes[scene] = span | {"camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}}} | {axis: {"title": {"text": name}, "showticklabels": False, "gridcolor": INK, "zerolinecolor": INK,
-                                       "showbackground": False} for axis, name in zip(("xaxis", "yaxis", "zaxis"), names, strict=True)}  # fmt: skip
+        scenes[scene] = (
+            span
+            | {"camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}}}
+            | {
+                axis: {
+                    "title": {"text": name},
+                    "showticklabels": False,
+                    "gridcolor": INK,
+                    "zerolinecolor": INK,
+                    "showbackground": False,
+                }
+                for axis, name in zip(("xaxis", "yaxis", "zaxis"), names, strict=True)
+            }
+        )
         for kind, symbol, size in (("clean", "circle", 3), ("adversarial", "x", 4)):
             for c, name in enumerate(classes):
                 of_class = a["label"] == c
                 x, y, z = np.round(a[kind][of_class], 2).T
-                hover = [f"{kind} {name}, read as {classes[p]} ({confidence:.0%})" for p, confidence in
-                         zip(a[f"{kind}_prediction"][of_class], a[f"{kind}_confidence"][of_class], strict=True)]  # fmt: skip
+                hover = [
+                    f"{kind} {name}, read as {classes[p]} ({confidence:.0%})"
+                    for p, confidence in zip(a[f"{kind}_prediction"][of_class], a[f"{kind}_confidence"][of_class], strict=True)
+                ]
                 figure.add_scatter3d(
-                    x=x.tolist(), y=y.tolist(), z=z.tolist(), mode="markers", scene=scene, name=name, legendgroup=name,
-                    showlegend=number == 0 and kind == "clean", text=hover, hoverinfo="text",
+                    x=x.tolist(),
+                    y=y.tolist(),
+                    z=z.tolist(),
+                    mode="markers",
+                    scene=scene,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=number == 0 and kind == "clean",
+                    text=hover,
+                    hoverinfo="text",
                     marker={"size": size, "symbol": symbol, "color": PALETTE[c % len(PALETTE)], "opacity": 0.9},
-                )  # fmt: skip
-        figure.add_annotation(text=title, xref="paper", yref="paper", x=(number + 0.5) / len(panels), y=1.0,
-                              xanchor="center", yanchor="top", showarrow=False)  # fmt: skip
+                )
+        figure.add_annotation(
+            text=title,
+            xref="paper",
+            yref="paper",
+            x=(number + 0.5) / len(panels),
+            y=1.0,
+            xanchor="center",
+            yanchor="top",
+            showarrow=False,
+        )
     legend = {"orientation": "h", "y": -0.02, "title": {"text": "class (click to hide)"}, "itemsizing": "constant"}
     return _layout(figure, margin={"l": 0, "r": 0, "t": 10, "b": 10}, legend=legend, **scenes)
 
@@ -78,7 +131,8 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
 def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...], start: float) -> go.Figure:
     """One slider over the attack's radius: per network the attacked image, the perturbation and the class probabilities.
 
-    eps : (E,) radii; start : the one shown first; panels : {title: {"image": (E, H, W) in [0, 1], "shift": (E, H, W), "probability": (E, K)}}
+    eps : (E,) radii; start : the one shown first
+    panels : {title: {"image": (E, H, W) in [0, 1], "shift": (E, H, W), "probability": (E, K)}}
     """
     figure = go.Figure()
     width = 1 / len(panels)
@@ -93,8 +147,17 @@ def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classe
             out.append(
                 go.Heatmap(z=shift, zmin=0, zmax=255, xaxis=f"x{n + 1}", yaxis=f"y{n + 1}", **{**grey, "colorscale": "RdBu"})
             )
-            out.append(go.Bar(x=list(classes), y=np.round(a["probability"][step], 3).tolist(), xaxis=f"x{n + 2}", yaxis=f"y{n + 2}",
-                              marker={"color": PALETTE[0]}, showlegend=False, hoverinfo="x+y"))  # fmt: skip
+            out.append(
+                go.Bar(
+                    x=list(classes),
+                    y=np.round(a["probability"][step], 3).tolist(),
+                    xaxis=f"x{n + 2}",
+                    yaxis=f"y{n + 2}",
+                    marker={"color": PALETTE[0]},
+                    showlegend=False,
+                    hoverinfo="x+y",
+                )
+            )
         return out
 
     first = int(np.abs(np.asarray(eps) - start).argmin())
@@ -112,14 +175,36 @@ def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classe
                 "visible": not picture,
                 "type": "category" if not picture else None,
             }
-            axes[f"yaxis{n}"] = {"domain": [y0, y1], "anchor": f"x{n}", "visible": not picture, "color": INK, "gridcolor": INK}
+            axes[f"yaxis{n}"] = {
+                "domain": [y0, y1],
+                "anchor": f"x{n}",
+                "visible": not picture,
+                "color": INK,
+                "gridcolor": INK,
+            }
             axes[f"yaxis{n}"] |= {"autorange": "reversed", "scaleanchor": f"x{n}"} if picture else {"range": [0, 1], "dtick": 0.5}
         figure.add_annotation(
             text=title, xref="paper", yref="paper", x=left + width / 2, y=1.06, xanchor="center", showarrow=False
         )
-    steps = [{"label": f"{e:g}", "method": "animate", "args": [[f"{e:g}"], {"mode": "immediate", "frame": {"duration": 0, "redraw": True},
-              "transition": {"duration": 0}}]} for e in eps]  # fmt: skip
-    slider = {"steps": steps, "active": first, "currentvalue": {"prefix": "ε = "}, "pad": {"t": 35}, "len": 0.96, "x": 0.02}
+    steps = [
+        {
+            "label": f"{e:g}",
+            "method": "animate",
+            "args": [
+                [f"{e:g}"],
+                {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}},
+            ],
+        }
+        for e in eps
+    ]
+    slider = {
+        "steps": steps,
+        "active": first,
+        "currentvalue": {"prefix": "ε = "},
+        "pad": {"t": 35},
+        "len": 0.96,
+        "x": 0.02,
+    }
     return _layout(figure, margin={"l": 10, "r": 10, "t": 40, "b": 10}, sliders=[slider], **axes)
 
 

@@ -194,7 +194,11 @@ def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, exact: bo
                     allowed = max(0.003, stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n))
                 off[name] = abs(row["metrics"][name] - centre) / allowed
             worst = max(off, key=off.get)
-            entry |= {"verdict": "yes" if off[worst] <= 1 else "no", "metric": worst,
-                      "stored": stored[key]["metrics"][worst], "again": row["metrics"][worst]}  # fmt: skip
+            entry |= {
+                "verdict": "yes" if off[worst] <= 1 else "no",
+                "metric": worst,
+                "stored": stored[key]["metrics"][worst],
+                "again": row["metrics"][worst],
+            }
         results.append(entry)
     return results

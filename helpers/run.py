@@ -103,7 +103,8 @@ def tidy(notebook) -> None:
         cell.metadata.pop("execution", None)
         cell.metadata.pop("papermill", None)
     notebook.metadata = type(notebook.metadata)(
-        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"}, language_info={"name": "python"}
+        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
+        language_info={"name": "python"},
     )
 
 
@@ -188,9 +189,8 @@ def report_comparison(book: Path, again: Path, profile: str, output: Path) -> bo
         count = {v: sum(r["verdict"] == v for r in results) for v in ("yes", "no", "not stored")}
         good &= not count["no"]
         extra = f", {count['not stored']} not in the book" if count["not stored"] else ""
-        print(
-            f"{path.parts[-3]} {path.stem}: {count['yes']} of {count['yes'] + count['no']} of the book's rows came out again{extra}"
-        )
+        asked = count["yes"] + count["no"]
+        print(f"{path.parts[-3]} {path.stem}: {count['yes']} of {asked} of the book's rows came out again{extra}")
     output.write_text("\n".join(lines) + "\n")
     return good
 
@@ -216,8 +216,12 @@ def record(picked: list[Path], profile: str, parameters: dict, allow_dirty: bool
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m helpers.run", description="Run chapters of the book and build its site.")
-    parser.add_argument("--profile", choices=["report", *reversed(PROFILES)], default="smoke",
-                        help="report: execute the committed notebooks in place from stored rows; the others compute (default: smoke)")  # fmt: skip
+    parser.add_argument(
+        "--profile",
+        choices=["report", *reversed(PROFILES)],
+        default="smoke",
+        help="report: execute the committed notebooks in place from stored rows; the others compute (default: smoke)",
+    )
     parser.add_argument("--chapters", metavar="01,02", help="start of their names, comma-separated (default: all)")
     parser.add_argument("--seeds", metavar="0-4", help="instead of each experiment's own")
     parser.add_argument(

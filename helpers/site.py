@@ -30,8 +30,10 @@ class PlotlyRenderer:
         caption = data.cell_metadata.get("mystnb", {}).get("figure", {}).get("caption", "interactive figure")
         height = figure["layout"].get("height", 450)
         text = json.dumps(figure, separators=(",", ":")).replace("</", "<\\/")
-        html = (f'<div class="figure-plotly" id="{escape(figure.get("div", f"figure-{data.cell_index}"))}" role="img" '
-                f'aria-label="{escape(caption)}" style="height:{height}px"><script type="application/json">{text}</script></div>')  # fmt: skip
+        html = (
+            f'<div class="figure-plotly" id="{escape(figure.get("div", f"figure-{data.cell_index}"))}" role="img" '
+            f'aria-label="{escape(caption)}" style="height:{height}px"><script type="application/json">{text}</script></div>'
+        )
         return [nodes.raw(text=html, format="html", classes=["output"])]
 
 
@@ -70,7 +72,17 @@ def rows_page(name: Path, rows: list[dict]) -> str:
     rows = sorted(rows, key=lambda r: (list(map(group, rows)).index(group(r)), r["args"]["seed"]))
     first = rows[0]
     arguments, metrics = list(first["args"]), list(first["metrics"])
-    head = [*arguments, *metrics, "seconds", "networks (training seconds)", "made (UTC)", "commit", "device", "torch", "key"]
+    head = [
+        *arguments,
+        *metrics,
+        "seconds",
+        "networks (training seconds)",
+        "made (UTC)",
+        "commit",
+        "device",
+        "torch",
+        "key",
+    ]
     lines, seen = [], set()
     for r in rows:
         anchor = group(r)
@@ -94,7 +106,8 @@ def rows_page(name: Path, rows: list[dict]) -> str:
     return (
         f"<h1>{escape(name.name)}, profile {escape(name.parts[1])}</h1>"
         f"<p>Each line is one network under one evaluation, stored the moment it was measured. The file itself: "
-        f'<a href="{name.name}.jsonl">{name.name}.jsonl</a>.</p><h2>Settings</h2><ul>{settings}</ul><h2>Data</h2><ul>{about}</ul><h2>Rows</h2>'
+        f'<a href="{name.name}.jsonl">{name.name}.jsonl</a>.</p>'
+        f"<h2>Settings</h2><ul>{settings}</ul><h2>Data</h2><ul>{about}</ul><h2>Rows</h2>"
         f'<div class="wide"><table class="claims rows"><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )

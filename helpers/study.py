@@ -8,7 +8,6 @@
 """
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable
@@ -23,7 +22,8 @@ from helpers import data as datasets
 from helpers import models
 from helpers import rows as storage
 from helpers.progress import GridProgress
-from helpers.rows import ROOT, RowError, key_of
+from helpers.rows import ROOT, key_of
+from helpers.trained import Trained
 
 PROFILES = ("paper", "cpu", "smoke")  # best first
 
@@ -101,7 +101,15 @@ class Study:
         return self.experiments[-1]
 
     def trained(
-        self, name: str, build: Callable, train: Callable, *, settings: dict, data: datasets.Split, version: int = 1, **args
+        self,
+        name: str,
+        build: Callable,
+        train: Callable,
+        *,
+        settings: dict,
+        data: datasets.Split,
+        version: int = 1,
+        **args,
     ):
         """A handle on a trained network; nothing is read or computed until its `open()`. See `Trained`."""
         return Trained(self, name, build, train, settings, data, version, args)
@@ -125,7 +133,14 @@ class Experiment:
     """
 
     def __init__(
-        self, study: Study, name: str, *, data: Callable, axes: dict[str, list] | None = None, version: int = 1, **profiles: dict
+        self,
+        study: Study,
+        name: str,
+        *,
+        data: Callable,
+        axes: dict[str, list] | None = None,
+        version: int = 1,
+        **profiles: dict,
     ):
         if set(profiles) != set(PROFILES):
             raise ValueError(f"{name}: settings are needed for {', '.join(PROFILES)}, not {', '.join(profiles)}")
@@ -138,8 +153,11 @@ class Experiment:
         """The arguments of each row of the grid, seed by seed, so that an interrupted grid has whole seeds."""
         seeds = self.study.seeds if self.study.seeds is not None and self.study.profile != "report" else None
         seeds = seeds if seeds is not None else range(self.profiles[profile]["seeds"])
-        return [dict(zip((*self.axes, "seed"), (*values, seed), strict=True))
-                for seed in seeds for values in itertools.product(*self.axes.values())]  # fmt: skip
+        return [
+            dict(zip((*self.axes, "seed"), (*values, seed), strict=True))
+            for seed in seeds
+            for values in itertools.product(*self.axes.values())
+        ]
 
     def _stored(self, profile: str) -> tuple[list[str], dict[str, dict]]:
         """Keys that the grid asks for, and all rows of the file."""
@@ -191,12 +209,21 @@ class Experiment:
         if arrays:
             storage.save_arrays(path.with_name(f"{self.name}-{key}.npz"), arrays)
         row = {
-            "run": self.name, "key": key, "args": args, "metrics": metrics, "profile": self.profile,
-            "settings": {k: v for k, v in self.settings.items() if k != "seeds"}, "version": self.version,
-            "seconds": round(time.monotonic() - started, 1), "utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-            "device": storage.device_name(self.study.device), "versions": storage.versions(), "commit": storage.commit(),
-            "data": {v.name: {"size": len(v), "digest": v.digest} for v in data.values()}, "networks": self.study.opened,
-        }  # fmt: skip
+            "run": self.name,
+            "key": key,
+            "args": args,
+            "metrics": metrics,
+            "profile": self.profile,
+            "settings": {k: v for k, v in self.settings.items() if k != "seeds"},
+            "version": self.version,
+            "seconds": round(time.monotonic() - started, 1),
+            "utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            "device": storage.device_name(self.study.device),
+            "versions": storage.versions(),
+            "commit": storage.commit(),
+            "data": {v.name: {"size": len(v), "digest": v.digest} for v in data.values()},
+            "networks": self.study.opened,
+        }
         storage.append(path, row)
         return row
 
@@ -218,56 +245,14 @@ class Experiment:
             if any(k in there for k in wanted):
                 partly.append(f"{better}: {sum(k in there for k in wanted)} of {len(wanted)} rows")
         return {
-            "experiment": self.name, "profile": self.profile, "rows": f"{len(mine)} of {len(keys)}",
-            "seeds": self.settings["seeds"], "minutes": round(sum(r["seconds"] for r in mine) / 60, 1),
-            "device": "; ".join(sorted({r["device"] for r in mine})), "commit": ", ".join(sorted({r["commit"] for r in mine})),
+            "experiment": self.name,
+            "profile": self.profile,
+            "rows": f"{len(mine)} of {len(keys)}",
+            "seeds": self.settings["seeds"],
+            "minutes": round(sum(r["seconds"] for r in mine) / 60, 1),
+            "device": "; ".join(sorted({r["device"] for r in mine})),
+            "commit": ", ".join(sorted({r["commit"] for r in mine})),
             "torch": ", ".join(sorted({r["versions"]["torch"] for r in mine})),
-            "last row": max((r["utc"] for r in mine), default="")[:10], "also there": "; ".join(partly),
-        }  # fmt: skip
-
-
-class Trained:
-    """A trained network that is not there yet: `open()` loads it, or trains and stores it.
-
-    build : (settings, **args) -> untrained network, its initial weights decided by `seed` among the arguments
-    train : (network, data, settings, checkpoint=path, **args) -> list of losses
-    """
-
-    def __init__(self, study: Study, name: str, build, train, settings: dict, data: datasets.Split, version: int, args: dict):
-        self.study, self.name, self.build, self.train, self.data = study, name, build, train, data
-        self.about = {"name": name, "args": args, "settings": settings, "data": [data.name, data.digest], "version": version}
-        key = key_of(name, args, {**settings, "digest": data.digest}, version)
-        words = "-".join(str(v) for v in args.values())
-        self.path = study.networks / f"{name}-{words}-{key}.safetensors"
-
-    def open(self) -> torch.nn.Module:
-        """The network in evaluation mode on the study's device; `history` then holds its losses and training seconds.
-
-        raises RowError for a damaged file
-        """
-        from safetensors import SafetensorError, safe_open
-        from safetensors.torch import load_file, save_file
-
-        args, settings = self.about["args"], self.about["settings"]
-        torch.manual_seed(args["seed"])
-        network = self.build(settings, **args).to(self.study.device)
-        if self.path.exists():
-            try:
-                network.load_state_dict(load_file(self.path, device=str(self.study.device)))
-                with safe_open(self.path, "pt") as file:
-                    self.history = json.loads(file.metadata()["history"])
-            except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-                raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
-        else:
-            started = time.monotonic()
-            checkpoint = self.path.with_suffix(".checkpoint")
-            losses = self.train(network, self.data, settings, checkpoint=checkpoint, **args)
-            self.history = {"losses": losses, "seconds": round(time.monotonic() - started, 1)}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            metadata = {"about": json.dumps(self.about), "history": json.dumps(self.history)}
-            partial = self.path.with_suffix(".part")
-            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial, metadata=metadata)
-            os.replace(partial, self.path)
-            checkpoint.unlink(missing_ok=True)
-        self.study.opened[self.path.stem] = self.history["seconds"]
-        return network.eval()
+            "last row": max((r["utc"] for r in mine), default="")[:10],
+            "also there": "; ".join(partly),
+        }

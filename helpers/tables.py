@@ -48,8 +48,9 @@ def number(value: float, digits: int = 3) -> str:
 def provenance(experiment) -> str:
     """The line beneath a table: profile, networks, device, day, commit, and what is smaller than in the paper."""
     status = experiment.status()
-    words = f"{status['rows'].split()[0]} rows at profile <b>{status['profile']}</b>, {status['seeds']} seeds"
-    return f'<p class="provenance">{words} · {escape(status["device"])} · {status["last row"]} · commit {escape(status["commit"])}</p>'
+    words = [f"{status['rows'].split()[0]} rows at profile <b>{status['profile']}</b>, {status['seeds']} seeds"]
+    words += [escape(status["device"]), status["last row"], f"commit {escape(status['commit'])}"]
+    return f'<p class="provenance">{" · ".join(words)}</p>'
 
 
 def paper_table(result: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
@@ -67,40 +68,73 @@ def paper_table(result: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
             line.append(f'{ours}<br><span class="paper">paper {c.printed.lstrip("0")}</span><br>{mark(c.verdict)}')
         body.append(line)
     marks = "Reduced: " + "; ".join(map(escape, reduced)) if reduced else "Nothing that the paper declares is reduced"
-    return HTML(table(["", *map(escape, columns)], body, "paper-table") + f'<p class="provenance">{marks}.</p>' + provenance(experiment)
-                + _details(result))  # fmt: skip
+    return HTML(
+        table(["", *map(escape, columns)], body, "paper-table")
+        + f'<p class="provenance">{marks}.</p>'
+        + provenance(experiment)
+        + _details(result)
+    )
 
 
 def _details(result: pd.DataFrame) -> str:
     head = ["cell", "paper", "ours ± 95 %", "difference ± b", "margin", "networks", "verdict"]
-    body = [[escape(f"{c.row}, {c.column}"), c.printed, f"{number(c.ours, 4)} ± {number(c.half, 4)}",
-             f"{number(c.difference, 4)} ± {number(c.bound, 4)}", number(c.margin, 4), str(c.n), mark(c.verdict)]
-            for c in result.itertuples()]  # fmt: skip
+    body = [
+        [
+            escape(f"{c.row}, {c.column}"),
+            c.printed,
+            f"{number(c.ours, 4)} ± {number(c.half, 4)}",
+            f"{number(c.difference, 4)} ± {number(c.bound, 4)}",
+            number(c.margin, 4),
+            str(c.n),
+            mark(c.verdict),
+        ]
+        for c in result.itertuples()
+    ]
     return f"<details><summary>How each verdict was reached</summary>{table(head, body)}</details>"
 
 
 def sentence_table(sentences: pd.DataFrame) -> HTML:
     """The paper's sentences with their verdicts. sentences : columns `value`, `predicate` and the fields of `judge_sentence`."""
-    body = [[escape(s.value), f'{mark(s.verdict)}<br><span class="paper">{s.supported} of {s.supported + s.contradicted + s.undecided} comparisons '
-             f'supported, {s.contradicted} contradicted</span>', f"<details><summary>predicate</summary><code>{escape(s.predicate)}</code></details>"]
-            for s in sentences.itertuples()]  # fmt: skip
+    body = [
+        [
+            escape(s.value),
+            f'{mark(s.verdict)}<br><span class="paper">{s.supported} of {s.supported + s.contradicted + s.undecided} comparisons '
+            f"supported, {s.contradicted} contradicted</span>",
+            f"<details><summary>predicate</summary><code>{escape(s.predicate)}</code></details>",
+        ]
+        for s in sentences.itertuples()
+    ]
     return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences"))
 
 
 def survival_table(survivals: pd.DataFrame, experiment) -> HTML:
     """What stronger attacks leave of each defence. survivals : of `claims.survivals`; numbers link to the rows."""
     head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "verdict"]
-    body = [[escape(s.row), rows_link(experiment, s.row, f"<b>{number(s.defended)}</b>"), number(s.undefended),
-             f"{number(s.advantage)} ({number(s.low)} to {number(s.high)})", number(s.advertised), f"{s.left:.0%}", mark(s.verdict)]
-            for s in survivals.itertuples()]  # fmt: skip
+    body = [
+        [
+            escape(s.row),
+            rows_link(experiment, s.row, f"<b>{number(s.defended)}</b>"),
+            number(s.undefended),
+            f"{number(s.advantage)} ({number(s.low)} to {number(s.high)})",
+            number(s.advertised),
+            f"{s.left:.0%}",
+            mark(s.verdict),
+        ]
+        for s in survivals.itertuples()
+    ]
     return HTML(table(head, body) + provenance(experiment))
 
 
 def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> HTML:
     """The gradient-masking checks, a line each, a column per network. judged : {row: of `checks.judge_checks`}"""
     names = [name for name, _, _ in next(iter(judged.values()))]
-    body = [[escape(name), *(f"{'✓' if line[i][1] else '⚑'} {rows_link(experiment, row, escape(line[i][2]))}" for row, line in judged.items())]
-            for i, name in enumerate(names)]  # fmt: skip
+    body = [
+        [
+            escape(name),
+            *(f"{'✓' if line[i][1] else '⚑'} {rows_link(experiment, row, escape(line[i][2]))}" for row, line in judged.items()),
+        ]
+        for i, name in enumerate(names)
+    ]
     return HTML(table(["what a sound gradient does", *map(escape, judged)], body, "checks") + provenance(experiment))
 
 
@@ -119,8 +153,12 @@ def scoreboard(link: str, title: str, cells: pd.DataFrame, sentences: pd.DataFra
     """
     cells = cells[cells.same_as == ""]
     stronger = "<br>".join(f"{escape(s.row)}: {mark(s.verdict)}" for s in survivals.itertuples())
-    line = [f'<a href="{escape(link)}">{escape(title)}</a>', bar(cells.verdict, ("agrees", "undecided", "differs")),
-            bar(sentences.verdict, ("holds", "in part", "undecided", "contradicted")), stronger]  # fmt: skip
+    line = [
+        f'<a href="{escape(link)}">{escape(title)}</a>',
+        bar(cells.verdict, ("agrees", "undecided", "differs")),
+        bar(sentences.verdict, ("holds", "in part", "undecided", "contradicted")),
+        stronger,
+    ]
     head = ["paper", f"{len(cells)} printed numbers", f"{len(sentences)} sentences", "under stronger attacks"]
     return HTML(table(head, [line], "scoreboard"))
 
@@ -128,8 +166,10 @@ def scoreboard(link: str, title: str, cells: pd.DataFrame, sentences: pd.DataFra
 def status_table(study) -> HTML:
     """Where a chapter's numbers come from: one line per experiment, linked to its rows."""
     lines = [e.status() for e in study.experiments]
-    body = [[rows_link(e, "", line["experiment"]), *(escape(str(v)) for k, v in line.items() if k != "experiment")]
-            for e, line in zip(study.experiments, lines, strict=True)]  # fmt: skip
+    body = [
+        [rows_link(e, "", line["experiment"]), *(escape(str(v)) for k, v in line.items() if k != "experiment")]
+        for e, line in zip(study.experiments, lines, strict=True)
+    ]
     return HTML(table(list(lines[0]), body))
 
 

@@ -174,7 +174,7 @@ def test_adv_alpha_follows_algorithm_1(scale):
 
 
 def test_the_nearest_class_of_the_linearised_softmax_is_not_the_runner_up():
-    """Two classes compete; the second most probable one lies far away because its weights hardly differ from class y's."""
+    """The second most probable class lies far away, because its weights hardly differ from those of class y."""
     weight = torch.zeros(3, D, dtype=torch.float64)
     weight[1, 0], weight[2, 1] = 0.01, 5.0
     model, x = linear(weight, torch.tensor([1.0, 0.9, 0.5], dtype=torch.float64)), images(1) * 0

@@ -11,7 +11,7 @@ from helpers.attacks import adv_loss, pgd_l2
 EPS, RADII = 1.0, [0.5, 2.0, checks.UNBOUNDED]
 
 
-@pytest.fixture()
+@pytest.fixture
 def sound():
     """A linear network with three classes that is right on every image, by margins that ε can just bridge."""
     torch.manual_seed(0)
@@ -25,8 +25,17 @@ def sound():
 def judged(network, other, x, y):
     from functools import partial
 
-    c = checks.gradient_checks(network, other, x, y, eps=EPS, radii=RADII, one_step=adv_loss, iterated=partial(pgd_l2, steps=10, restarts=1),
-                               generator=torch.Generator().manual_seed(0))  # fmt: skip
+    c = checks.gradient_checks(
+        network,
+        other,
+        x,
+        y,
+        eps=EPS,
+        radii=RADII,
+        one_step=adv_loss,
+        iterated=partial(pgd_l2, steps=10, restarts=1),
+        generator=torch.Generator().manual_seed(0),
+    )
     return c, {name: good for name, good, _ in checks.judge_checks(pd.Series(c), eps=EPS, radii=RADII, chance=0.34)}
 
 
@@ -65,5 +74,8 @@ def test_saturation_shows_in_the_literal_gradient(sound):
         network[1].weight *= 1e4
     measured, verdicts = judged(network, network, x, y)
     assert measured["zero gradients"] > 0.9 and measured["literal float32"] > measured["literal float64"]
-    assert not verdicts["99 % of gradient signs: float32 as float64"] and not verdicts["literal gradient: float32 as strong as float64"]
-    assert measured["PGD"] < 0.5                # the stable direction is not fooled
+    assert (
+        not verdicts["99 % of gradient signs: float32 as float64"]
+        and not verdicts["literal gradient: float32 as strong as float64"]
+    )
+    assert measured["PGD"] < 0.5  # the stable direction is not fooled

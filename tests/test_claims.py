@@ -23,14 +23,26 @@ SAME = {"kind": "attack", "images": 10_000, "paper_images": 10_000, "sampling": 
         ("one network, beyond five margins", "0.860", [0.500], {}, "differs"),
         ("two networks cannot agree unless they are very close", "0.860", [0.850, 0.870], {}, "undecided"),
         ("clean margin is narrow near 1", "0.980", [0.989, 0.9891, 0.9889], {"kind": "clean"}, "agrees"),
-        ("clean margin near 1 is half of what is missing", "0.994", [0.9885, 0.9886, 0.9884], {"kind": "clean"}, "differs"),
+        (
+            "clean margin near 1 is half of what is missing",
+            "0.994",
+            [0.9885, 0.9886, 0.9884],
+            {"kind": "clean"},
+            "differs",
+        ),
         ("a rate of 0", "0.000", [0.0, 0.0, 0.0], {}, "agrees"),
         ("a rate of 1", "1.000", [1.0, 1.0, 1.0], {}, "agrees"),
         ("a percentage", "86.0", STEADY, {"unit": "percent"}, "agrees"),
         ("a distortion, 10 % of its value", "0.20", [0.205, 0.204, 0.206], {"kind": "other", "unit": "L2"}, "agrees"),
         ("a distortion, off by a quarter", "0.20", [0.255, 0.254, 0.256], {"kind": "other", "unit": "L2"}, "differs"),
         ("other test images, few of them", "0.860", STEADY, {"images": 150, "sampling": "other"}, "undecided"),
-        ("a part of the paper's images, few of them", "0.860", STEADY, {"images": 150, "sampling": "part"}, "undecided"),
+        (
+            "a part of the paper's images, few of them",
+            "0.860",
+            STEADY,
+            {"images": 150, "sampling": "part"},
+            "undecided",
+        ),
         ("all of the paper's images are no sample", "0.860", STEADY, {"images": 10_000, "sampling": "part"}, "agrees"),
     ],
 )
@@ -53,13 +65,26 @@ def test_an_error_of_the_images_can_be_given():
     assert wide.bound == pytest.approx(1.96 * 0.02 + 0.005) and wide.verdict == "undecided"
 
 
-@pytest.mark.parametrize(("value", "kind", "margin"), [(0.5, "clean", 0.03), (0.5, "attack", 0.05), (0.98, "clean", 0.01), (0.999, "clean", 0.003),
-                                                       (0.0, "attack", 0.003), (0.02, "attack", 0.01), (4.0, "other", 0.4)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "kind", "margin"),
+    [
+        (0.5, "clean", 0.03),
+        (0.5, "attack", 0.05),
+        (0.98, "clean", 0.01),
+        (0.999, "clean", 0.003),
+        (0.0, "attack", 0.003),
+        (0.02, "attack", 0.01),
+        (4.0, "other", 0.4),
+    ],
+)
 def test_margin(value, kind, margin):
     assert claims.margin_of(value, kind) == pytest.approx(margin)
 
 
-@pytest.mark.parametrize(("value", "unit", "number", "half"), [("0.860", "fraction", 0.86, 0.0005), ("86.0", "percent", 0.86, 0.0005), ("3", "L2", 3.0, 0.5)])
+@pytest.mark.parametrize(
+    ("value", "unit", "number", "half"),
+    [("0.860", "fraction", 0.86, 0.0005), ("86.0", "percent", 0.86, 0.0005), ("3", "L2", 3.0, 0.5)],
+)
 def test_printed_numbers(value, unit, number, half):
     assert claims.printed(value, unit) == pytest.approx((number, half))
 
@@ -71,7 +96,9 @@ def test_no_verdict_without_numbers(ours):
 
 
 def cells(**values):
-    return pd.DataFrame([{"row": r, "column": "acc", "value": v, "unit": "fraction", "kind": "attack"} for r, v in values.items()])
+    return pd.DataFrame(
+        [{"row": r, "column": "acc", "value": v, "unit": "fraction", "kind": "attack"} for r, v in values.items()]
+    )
 
 
 def rows(**values):
@@ -87,7 +114,7 @@ A, NEAR_A, LOW, WILD = [0.86, 0.87, 0.85], [0.84, 0.85, 0.83], [0.30, 0.31, 0.29
         ("greater(a/acc, low/acc)", "holds", (1, 0, 0)),
         ("greater(low/acc, a/acc)", "contradicted", (0, 1, 0)),
         ("greater(a/acc, low/acc); greater(low/acc, a/acc)", "in part", (1, 1, 0)),
-        ("greater(near/acc, a/acc)", "undecided", (0, 0, 1)),          # worse, but by less than the margin
+        ("greater(near/acc, a/acc)", "undecided", (0, 0, 1)),  # worse, but by less than the margin
         ("greater(a/acc, wild/acc)", "undecided", (0, 0, 1)),
         ("greater(a/acc, wild/acc); greater(low/acc, a/acc)", "contradicted", (0, 1, 1)),
         ("equal(a/acc, near/acc, 0.05)", "holds", (1, 0, 0)),
@@ -99,21 +126,32 @@ A, NEAR_A, LOW, WILD = [0.86, 0.87, 0.85], [0.84, 0.85, 0.83], [0.30, 0.31, 0.29
     ],
 )
 def test_verdict_of_a_sentence(predicate, verdict, counts):
-    result = claims.judge_sentence(predicate, cells(a="0.9", near="0.9", low="0.3", wild="0.5"), rows(a=A, near=NEAR_A, low=LOW, wild=WILD),
-                                   row_axis="method", images=10_000)  # fmt: skip
+    result = claims.judge_sentence(
+        predicate,
+        cells(a="0.9", near="0.9", low="0.3", wild="0.5"),
+        rows(a=A, near=NEAR_A, low=LOW, wild=WILD),
+        row_axis="method",
+        images=10_000,
+    )
     assert (result["verdict"], (result["supported"], result["contradicted"], result["undecided"])) == (verdict, counts)
 
 
 def test_sentences_are_paired_by_seed():
     # each network is .02 better than its twin although the seeds scatter by far more
     a, b = np.array([0.5, 0.7, 0.9]), np.array([0.48, 0.68, 0.88])
-    together = claims.judge_sentence("greater(a/acc, b/acc)", cells(a="0.9", b="0.9"), rows(a=a, b=b), row_axis="method", images=10**9)
-    shuffled = claims.judge_sentence("greater(a/acc, b/acc)", cells(a="0.9", b="0.9"), rows(a=a, b=b[::-1]), row_axis="method", images=10**9)
+    together = claims.judge_sentence(
+        "greater(a/acc, b/acc)", cells(a="0.9", b="0.9"), rows(a=a, b=b), row_axis="method", images=10**9
+    )
+    shuffled = claims.judge_sentence(
+        "greater(a/acc, b/acc)", cells(a="0.9", b="0.9"), rows(a=a, b=b[::-1]), row_axis="method", images=10**9
+    )
     assert together["verdict"] == "holds" and shuffled["verdict"] == "undecided"
 
 
 def test_one_network_decides_no_sentence():
-    result = claims.judge_sentence("greater(a/acc, low/acc)", cells(a="0.9", low="0.3"), rows(a=[0.9], low=[0.1]), row_axis="method", images=10_000)
+    result = claims.judge_sentence(
+        "greater(a/acc, low/acc)", cells(a="0.9", low="0.3"), rows(a=[0.9], low=[0.1]), row_axis="method", images=10_000
+    )
     assert result["verdict"] == "undecided"
 
 
@@ -127,7 +165,7 @@ def test_other_predicates_are_refused(text):
     ("defended", "undefended", "verdict"),
     [
         ([0.80, 0.81, 0.79], [0.05, 0.06, 0.04], "survives"),
-        ([0.06, 0.07, 0.05], [0.05, 0.06, 0.04], "broken"),            # a stronger attack left nothing of it
+        ([0.06, 0.07, 0.05], [0.05, 0.06, 0.04], "broken"),  # a stronger attack left nothing of it
         ([0.04, 0.05, 0.06], [0.40, 0.41, 0.39], "broken"),
         ([0.2, 0.9, 0.5], [0.1, 0.1, 0.1], "undecided"),
         ([0.8], [0.1], "undecided"),
@@ -141,7 +179,9 @@ def test_survival(defended, undefended, verdict):
 
 def test_compare_joins_cells_and_rows():
     table = cells(a="0.860", low="0.860").assign(source="Table 1", same_as="")
-    result = claims.compare(table, rows(a=A, low=LOW), "Table 1", row_axis="method", **{k: v for k, v in SAME.items() if k != "kind"})
+    result = claims.compare(
+        table, rows(a=A, low=LOW), "Table 1", row_axis="method", **{k: v for k, v in SAME.items() if k != "kind"}
+    )
     assert result.verdict.tolist()[1] == "differs" and result.ours.tolist() == pytest.approx([0.86, 0.30])
     with pytest.raises(KeyError, match="low, acc"):
         claims.compare(table, rows(a=A), "Table 1", row_axis="method")
@@ -151,7 +191,10 @@ def test_reduced_names_what_is_smaller_than_the_paper_declares():
     settings = {"training": {"epochs": 10, "hidden": [256, 256]}, "seeds": 3}
     data = {"digits/train": {"size": 1297}, "digits/test": {"size": 500}}
     declared = {"epochs": 10, "hidden": [1000, 1000], "train images": 50_000, "test images": 400}
-    assert claims.reduced(settings, data, declared) == ["hidden: [256, 256] instead of [1000, 1000]", "train images: 1,297 instead of 50,000"]
+    assert claims.reduced(settings, data, declared) == [
+        "hidden: [256, 256] instead of [1000, 1000]",
+        "train images: 1,297 instead of 50,000",
+    ]
     with pytest.raises(KeyError, match="width"):
         claims.reduced(settings, data, {"width": 3})
 
@@ -169,8 +212,14 @@ def test_the_committed_claims_hold_all_of_the_paper():
             assert set(arguments[: 1 if form == "below" else 2]) <= names
 
 
-@pytest.mark.parametrize(("line", "message"), [("T,a,acc,0.5,furlong,attack,,", "unit 'furlong'"), ("T,a,acc,0.5,fraction,attak,,", "kind 'attak'"),
-                                               ("T,,,quote,,sentence,,better(a)", "none of greater")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("T,a,acc,0.5,furlong,attack,,", "unit 'furlong'"),
+        ("T,a,acc,0.5,fraction,attak,,", "kind 'attak'"),
+        ("T,,,quote,,sentence,,better(a)", "none of greater"),
+    ],
+)
 def test_a_bad_claim_is_named_with_its_line(tmp_path, monkeypatch, line, message):
     monkeypatch.setattr(claims, "CLAIMS", tmp_path)
     (tmp_path / "x.csv").write_text(",".join(claims.COLUMNS) + "\nT,a,acc,0.5,fraction,attack,,\n" + line + "\n")

@@ -48,7 +48,7 @@ class TestCommitted:
         lengths = [len(c.source.splitlines()) for c in code_cells(notebook)]
         shown = [c for c in code_cells(notebook) if not {"hide-input", "remove-cell"} & set(c.metadata.get("tags", []))]
         assert max(lengths) <= 40 and statistics.median(len(c.source.splitlines()) for c in shown) <= 8
-        assert max(len(line) for c in shown for line in c.source.splitlines()) <= 92        # what the page shows
+        assert max(len(line) for c in shown for line in c.source.splitlines()) <= 92  # what the page shows
         prose = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
         assert prose > sum(len(c.source.split()) for c in shown)
 
@@ -67,7 +67,11 @@ class TestCommitted:
         notebook = nbformat.read(path, 4)
         source = "\n".join(c.source for c in code_cells(notebook))
         assert re.search(r'^REPOSITORY = "(.*)"', source, re.M)[1] == configured
-        badge = "how_to_run.md#on-colab" if not configured else f"colab.research.google.com/github/{configured.removeprefix('https://github.com/')}"
+        badge = (
+            "how_to_run.md#on-colab"
+            if not configured
+            else f"colab.research.google.com/github/{configured.removeprefix('https://github.com/')}"
+        )
         assert badge in notebook.cells[0].source
 
     def test_report_needs_no_data_no_networks_and_no_network(self, path, tmp_path):
@@ -83,7 +87,12 @@ class TestCommitted:
             "        raise OSError('the test has no network')\n"
             "    return _connect(self, address)\nsocket.socket.connect = connect\n"
         )
-        environment = {**os.environ, "PYTHONPATH": f"{copy}:{tmp_path / 'guard'}", "BOOK_DATA": str(tmp_path / "empty"), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{copy}:{tmp_path / 'guard'}",
+            "BOOK_DATA": str(tmp_path / "empty"),
+            "OMP_NUM_THREADS": "1",
+        }
         before = nbformat.read(path, 4)
         command = [sys.executable, "-m", "helpers.run", "--profile", "report", "--chapters", path.stem]
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
@@ -91,8 +100,12 @@ class TestCommitted:
         after = nbformat.read(copy / "book" / path.name, 4)
         for old, new in zip(before.cells, after.cells, strict=True):
             if old.cell_type == "code" and "nbval-ignore-output" not in old.metadata.get("tags", []):
-                texts = [[{k: v for k, v in o.get("data", {}).items() if k != "image/png"} for o in c.outputs] for c in (old, new)]
-                assert texts[0] == texts[1], f"{path.stem}, cell {old.id}: its output changes; execute it again with `python -m helpers.run --profile report`"
+                texts = [
+                    [{k: v for k, v in o.get("data", {}).items() if k != "image/png"} for o in c.outputs] for c in (old, new)
+                ]
+                assert texts[0] == texts[1], (
+                    f"{path.stem}, cell {old.id}: its output changes; execute it again: python -m helpers.run --profile report"
+                )
         assert not (tmp_path / "empty").exists() and not list((copy / "_build").rglob("*.safetensors"))
 
 

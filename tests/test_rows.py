@@ -11,12 +11,25 @@ from helpers.rows import RowError
 
 def row(seed=0, **metrics):
     settings = {"epochs": 1}
-    return {"run": "t", "key": rows.key_of("t", {"seed": seed}, settings, 1), "args": {"seed": seed}, "settings": settings, "version": 1,
-            "metrics": metrics or {"acc": 0.5}, "profile": "smoke", "seconds": 1.0, "utc": "", "device": "", "versions": {}, "commit": "",
-            "data": {}, "networks": {}}  # fmt: skip
+    return {
+        "run": "t",
+        "key": rows.key_of("t", {"seed": seed}, settings, 1),
+        "args": {"seed": seed},
+        "settings": settings,
+        "version": 1,
+        "metrics": metrics or {"acc": 0.5},
+        "profile": "smoke",
+        "seconds": 1.0,
+        "utc": "",
+        "device": "",
+        "versions": {},
+        "commit": "",
+        "data": {},
+        "networks": {},
+    }
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path):
     for seed in range(3):
         rows.append(tmp_path / "t.jsonl", row(seed))
@@ -94,7 +107,9 @@ def compared(stored, again, exact):
 
 
 def test_came_out_again_within_the_tolerance():
-    inside, outside, new = compared([row(0, a=0.5, b=0.9), row(1, a=0.5)], [row(0, a=0.52, b=0.9), row(1, a=0.6), row(2, a=0.1)], exact=True)
+    inside, outside, new = compared(
+        [row(0, a=0.5, b=0.9), row(1, a=0.5)], [row(0, a=0.52, b=0.9), row(1, a=0.6), row(2, a=0.1)], exact=True
+    )
     assert inside["verdict"] == "yes" and outside["verdict"] == "no" and new["verdict"] == "not stored"
     assert (outside["metric"], outside["stored"], outside["again"]) == ("a", 0.5, 0.6)
 

@@ -7,12 +7,14 @@ import sys
 import nbformat
 import pytest
 
-from helpers import run
 from helpers import rows as storage
+from helpers import run
 
 
 def command(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "helpers.run", *arguments], capture_output=True, text=True, cwd=run.ROOT, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "helpers.run", *arguments], capture_output=True, text=True, cwd=run.ROOT, **options
+    )
 
 
 def test_list_names_every_chapter():
@@ -36,7 +38,7 @@ def test_what_is_unknown_is_refused_with_the_valid_ones(arguments, message):
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.fixture()
+@pytest.fixture
 def chapter(tmp_path, monkeypatch):
     """A chapter of three cells in a book of its own."""
     cells = [
@@ -46,7 +48,12 @@ def chapter(tmp_path, monkeypatch):
     ]
     (tmp_path / "book").mkdir()
     path = tmp_path / "book/01_a.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}), path)
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+        ),
+        path,
+    )
     monkeypatch.setattr(run, "BOOK", tmp_path / "book")
     monkeypatch.setattr(run, "BUILD", tmp_path / "_build")
     return path
@@ -105,13 +112,15 @@ def test_without_git_the_code_needs_a_name(chapter, monkeypatch):
 
 
 def test_make_says_in_one_line_what_is_missing():
-    done = subprocess.run(["make", "-B", "setup", "PYTHON=python-that-is-not-there"], capture_output=True, text=True, cwd=run.ROOT)
+    done = subprocess.run(
+        ["make", "-B", "setup", "PYTHON=python-that-is-not-there"], capture_output=True, text=True, cwd=run.ROOT
+    )
     assert done.returncode != 0 and "install Python 3.11 or newer" in done.stdout
 
 
 def test_make_refuses_an_old_python(tmp_path):
     old = tmp_path / "python3"
-    old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo Python 3.8.1\nexit 1\n")
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1\n')
     old.chmod(0o755)
     done = subprocess.run(["make", "-B", "setup", f"PYTHON={old}"], capture_output=True, text=True, cwd=run.ROOT)
     assert done.returncode != 0 and "Python 3.8.1 is too old" in done.stdout

@@ -15,7 +15,9 @@ from helpers import run
 from helpers.rows import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browsing = pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: the pages were not looked at; install chromium to run these tests")
+browsing = pytest.mark.skipif(
+    CHROMIUM is None, reason="NO BROWSER: the pages were not looked at; install chromium to run these tests"
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,13 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        quiet = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+        quiet = [
+            "--no-sandbox",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+        ]
         yield p.chromium.launch(executable_path=CHROMIUM, args=quiet)
 
 
@@ -136,7 +144,13 @@ def opened(browser, served, name, width, scheme):
     return tab, complaints
 
 
-NAMES = ["book/intro.html", "book/how_to_run.html", "book/status.html", *(f"book/{p.stem}.html" for p in run.chapters()), "results/index.html"]
+NAMES = [
+    "book/intro.html",
+    "book/how_to_run.html",
+    "book/status.html",
+    *(f"book/{p.stem}.html" for p in run.chapters()),
+    "results/index.html",
+]
 
 
 @browsing
@@ -146,7 +160,10 @@ def test_a_page_reads_well_without_a_network(browser, served, name, width, schem
     tab, complaints = opened(browser, served, name, width, scheme)
     assert not complaints
     assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 2
-    assert tab.evaluate("[...document.querySelectorAll('main img')].filter(i => !(i.alt || '').trim() || !i.naturalWidth).length") == 0
+    assert (
+        tab.evaluate("[...document.querySelectorAll('main img')].filter(i => !(i.alt || '').trim() || !i.naturalWidth).length")
+        == 0
+    )
     assert "WebGL is not supported" not in tab.inner_text("body")
     if tab.locator("table.claims td").count():
         ink, paper = tab.evaluate("""() => {
@@ -180,7 +197,9 @@ def test_the_slider_changes_the_picture_and_the_theme_the_ink(browser, served):
     tab, complaints = opened(browser, served, "book/01_learning_with_adversary.html", 1280, "light")
     bars = "JSON.stringify(document.getElementById('ch1-eps').data.filter(t => t.type === 'bar').map(t => Array.from(t.y)))"
     before = tab.evaluate(bars)
-    tab.evaluate("Plotly.animate('ch1-eps', ['0'], {mode: 'immediate', frame: {duration: 0, redraw: true}, transition: {duration: 0}})")
+    tab.evaluate(
+        "Plotly.animate('ch1-eps', ['0'], {mode: 'immediate', frame: {duration: 0, redraw: true}, transition: {duration: 0}})"
+    )
     tab.wait_for_timeout(500)
     assert tab.evaluate(bars) != before
     ink = "document.getElementById('ch1-pca').layout.font.color"

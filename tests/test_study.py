@@ -21,7 +21,7 @@ from helpers.study import MissingRows, Study, parse_seeds
 PROFILES = {"smoke": {"width": 2, "seeds": 2}, "cpu": {"width": 4, "seeds": 2}, "paper": {"width": 8, "seeds": 3}}
 
 
-@pytest.fixture()
+@pytest.fixture
 def book(tmp_path, monkeypatch):
     """A book of its own: results/ and _build/ under tmp_path."""
     monkeypatch.delenv("BOOK_RESULTS", raising=False)
@@ -128,7 +128,10 @@ def test_settings_that_json_cannot_hold_are_refused(book):
         experiment(Study("p", "smoke", device="cpu"), smoke={"f": print, "seeds": 1}).grid(counted([]))
 
 
-@pytest.mark.parametrize(("given", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("0,3", [0, 3]), (2, [0, 1]), ([4, 1], [4, 1]), (None, None), ("", None)])
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [("0-4", [0, 1, 2, 3, 4]), ("0,3", [0, 3]), (2, [0, 1]), ([4, 1], [4, 1]), (None, None), ("", None)],
+)
 def test_seeds(given, seeds):
     assert parse_seeds(given) == seeds
 
@@ -223,8 +226,10 @@ def test_sigkill_loses_what_was_in_flight_and_nothing_else(tmp_path, moment):
     else:
         assert set(repeated) <= {"train 1", "epoch 1 3", "epoch 1 4"}
     # and what comes out is what an uninterrupted run gives, to the last digit
-    values = [[json.loads(line)["metrics"] for line in (tmp_path / name / "results/p/smoke/t.jsonl").read_text().splitlines()]
-              for name in ("whole", "killed")]  # fmt: skip
+    values = [
+        [json.loads(line)["metrics"] for line in (tmp_path / name / "results/p/smoke/t.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
     assert values[0] == values[1] and len(values[0]) == 3
     assert not list((tmp_path / "killed").rglob("*.part")) and not list((tmp_path / "killed").rglob("*.checkpoint"))
 
@@ -235,7 +240,9 @@ def test_a_damaged_network_is_one_clear_error(tmp_path, monkeypatch):
     from helpers.models import mlp
 
     data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
-    handle = Study("p", "smoke", device="cpu").trained("net", lambda s, *, seed: mlp(4, (3,), 2), lambda n, d, s, **_: [0.0], settings={}, data=data, seed=0)
+    handle = Study("p", "smoke", device="cpu").trained(
+        "net", lambda s, *, seed: mlp(4, (3,), 2), lambda n, d, s, **_: [0.0], settings={}, data=data, seed=0
+    )
     handle.open()
     handle.path.write_bytes(handle.path.read_bytes()[:50])
     with pytest.raises(RowError, match="delete it to train the network again"):

@@ -9,9 +9,19 @@ import pytest
 from helpers import plots, tables
 
 EXPERIMENT = SimpleNamespace(
-    name="t", profile="cpu", study=SimpleNamespace(paper="p"),
-    status=lambda: {"experiment": "t", "profile": "cpu", "rows": "4 of 4", "seeds": 2, "device": "a <b> c", "commit": "abc", "last row": "2026-01-01"},
-)  # fmt: skip
+    name="t",
+    profile="cpu",
+    study=SimpleNamespace(paper="p"),
+    status=lambda: {
+        "experiment": "t",
+        "profile": "cpu",
+        "rows": "4 of 4",
+        "seeds": 2,
+        "device": "a <b> c",
+        "commit": "abc",
+        "last row": "2026-01-01",
+    },
+)
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.8854, ".885"), (1.0, "1.000"), (-0.05, "−.050"), (-1.5, "−1.500"), (0.0, ".000")])
@@ -21,14 +31,23 @@ def test_numbers_are_printed_as_in_the_field(value, text):
 
 def verdicts():
     line = {"same_as": "", "paper": 0.86, "half": 0.01, "difference": 0.0, "bound": 0.01, "margin": 0.05, "n": 2}
-    return pd.DataFrame([{**line, "row": r, "column": c, "printed": "0.860", "ours": 0.86, "verdict": v}
-                         for r, c, v in (("A", "x", "agrees"), ("A", "y", "differs"), ("B&C", "x", "undecided"), ("B&C", "y", "agrees"))])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {**line, "row": r, "column": c, "printed": "0.860", "ours": 0.86, "verdict": v}
+            for r, c, v in (
+                ("A", "x", "agrees"),
+                ("A", "y", "differs"),
+                ("B&C", "x", "undecided"),
+                ("B&C", "y", "agrees"),
+            )
+        ]
+    )
 
 
 def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows():
     html = tables.paper_table(verdicts(), EXPERIMENT, ["epochs: 1 instead of 2"]).data
     assert html.count('href="../results/p/cpu/t.jsonl#A"') == 2 and 'jsonl#B&amp;C"' in html
-    assert html.count("✓ agrees") == 4 and html.count("paper .860") == 4        # once in the table, once in the details
+    assert html.count("✓ agrees") == 4 and html.count("paper .860") == 4  # once in the table, once in the details
     assert "Reduced: epochs: 1 instead of 2" in html and "a &lt;b&gt; c" in html
 
 
@@ -38,27 +57,46 @@ def test_the_scoreboard_counts_a_repeated_cell_once():
     sentences = pd.DataFrame({"verdict": ["holds", "in part"]})
     survivals = pd.DataFrame([{"row": "LWA", "verdict": "survives"}])
     html = tables.scoreboard("01.html", "Paper", cells, sentences, survivals).data
-    assert "3 printed numbers" in html and "1 agrees, 1 undecided, 1 differs" in html and "1 holds, 1 in part" in html and "✓ survives" in html
+    assert (
+        "3 printed numbers" in html
+        and "1 agrees, 1 undecided, 1 differs" in html
+        and "1 holds, 1 in part" in html
+        and "✓ survives" in html
+    )
 
 
 def points(n=20):
     rng = np.random.default_rng(0)
-    kind = {f"{k}{part}": v for k in ("clean", "adversarial") for part, v in
-            (("", rng.normal(size=(n, 3))), ("_prediction", np.zeros(n, int)), ("_confidence", np.full(n, 0.5)))}  # fmt: skip
+    kind = {
+        f"{k}{part}": v
+        for k in ("clean", "adversarial")
+        for part, v in (
+            ("", rng.normal(size=(n, 3))),
+            ("_prediction", np.zeros(n, int)),
+            ("_confidence", np.full(n, 0.5)),
+        )
+    }
     return kind | {"label": np.arange(n) % 2, "explained": np.array([0.5, 0.3, 0.1])}
 
 
 def test_pca3d_has_a_trace_for_each_class_and_kind_and_one_legend_entry_per_class():
     figure = plots.pca3d({"Normal": points(), "LWA": points()}, ("0", "1"))
     assert len(figure.data) == 2 * 2 * 2 and sum(t.showlegend for t in figure.data) == 2
-    assert {t.scene for t in figure.data} == {"scene", "scene2"} and figure.layout.scene.xaxis.title.text == "PC 1 (50%)"
+    assert {t.scene for t in figure.data} == {
+        "scene",
+        "scene2",
+    } and figure.layout.scene.xaxis.title.text == "PC 1 (50%)"
     assert figure.data[0].text[0] == "clean 0, read as 0 (50%)"
     assert sum(len(t.x) for t in figure.data) == 2 * 2 * 20
 
 
 def test_the_slider_has_a_frame_for_each_radius_and_begins_where_it_is_told():
     eps = np.array([0.0, 1.0, 2.0])
-    panel = {"image": np.zeros((3, 4, 4)), "shift": np.zeros((3, 4, 4)), "probability": np.stack([np.full(2, p) for p in (0.1, 0.2, 0.3)])}
+    panel = {
+        "image": np.zeros((3, 4, 4)),
+        "shift": np.zeros((3, 4, 4)),
+        "probability": np.stack([np.full(2, p) for p in (0.1, 0.2, 0.3)]),
+    }
     figure = plots.eps_slider(eps, {"Normal": panel}, ("0", "1"), start=1.0)
     assert [f.name for f in figure.frames] == ["0", "1", "2"] and figure.layout.sliders[0].active == 1
     assert list(figure.data[2].y) == [0.2, 0.2] and list(figure.frames[2].data[2].y) == [0.3, 0.3]

@@ -1,0 +1,63 @@
+"""Trained networks on disk: `safetensors` in a folder that git ignores, with their history and what made them."""
+
+import json
+import os
+import time
+
+import torch
+
+from helpers import data as datasets
+from helpers.rows import RowError, key_of
+
+
+class Trained:
+    """A trained network that is not there yet: `open()` loads it, or trains and stores it.
+
+    build : (settings, **args) -> untrained network, its initial weights decided by `seed` among the arguments
+    train : (network, data, settings, checkpoint=path, **args) -> list of losses
+    """
+
+    def __init__(self, study, name: str, build, train, settings: dict, data: datasets.Split, version: int, args: dict):
+        self.study, self.name, self.build, self.train, self.data = study, name, build, train, data
+        self.about = {
+            "name": name,
+            "args": args,
+            "settings": settings,
+            "data": [data.name, data.digest],
+            "version": version,
+        }
+        key = key_of(name, args, {**settings, "digest": data.digest}, version)
+        words = "-".join(str(v) for v in args.values())
+        self.path = study.networks / f"{name}-{words}-{key}.safetensors"
+
+    def open(self) -> torch.nn.Module:
+        """The network in evaluation mode on the study's device; `history` then holds its losses and training seconds.
+
+        raises RowError for a damaged file
+        """
+        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import load_file, save_file
+
+        args, settings = self.about["args"], self.about["settings"]
+        torch.manual_seed(args["seed"])
+        network = self.build(settings, **args).to(self.study.device)
+        if self.path.exists():
+            try:
+                network.load_state_dict(load_file(self.path, device=str(self.study.device)))
+                with safe_open(self.path, "pt") as file:
+                    self.history = json.loads(file.metadata()["history"])
+            except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+                raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
+        else:
+            started = time.monotonic()
+            checkpoint = self.path.with_suffix(".checkpoint")
+            losses = self.train(network, self.data, settings, checkpoint=checkpoint, **args)
+            self.history = {"losses": losses, "seconds": round(time.monotonic() - started, 1)}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            metadata = {"about": json.dumps(self.about), "history": json.dumps(self.history)}
+            partial = self.path.with_suffix(".part")
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial, metadata=metadata)
+            os.replace(partial, self.path)
+            checkpoint.unlink(missing_ok=True)
+        self.study.opened[self.path.stem] = self.history["seconds"]
+        return network.eval()
