@@ -56,8 +56,12 @@ class Trained:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             metadata = {"about": json.dumps(self.about), "history": json.dumps(self.history)}
             partial = self.path.with_suffix(".part")
-            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial, metadata=metadata)
-            os.replace(partial, self.path)
+            try:
+                save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial, metadata=metadata)
+                os.replace(partial, self.path)
+            except (OSError, SafetensorError) as error:
+                partial.unlink(missing_ok=True)
+                raise RowError(f"could not write {self.path} ({error}); free some space, then start again") from error
             checkpoint.unlink(missing_ok=True)
         self.study.opened[self.path.stem] = self.history["seconds"]
         return network.eval()

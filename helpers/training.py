@@ -79,8 +79,12 @@ def _save(path: Path, parts: dict, order: torch.Generator, losses: list[float]) 
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
     partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise RuntimeError(f"could not write {path} ({error}): free some space, then start again") from error
 
 
 def _resume(path: Path, parts: dict, order: torch.Generator, device: torch.device) -> list[float]:
