@@ -75,7 +75,7 @@ def _logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
 
 def _moved(x: Tensor, direction: Tensor, eps: float, clip: bool) -> Tensor:
     """x moved by eps along each sample's direction, scaled to L2 norm 1."""
-    moved = x + eps * unit_l2(direction)
+    moved = x.detach() + eps * unit_l2(direction)
     return moved.clamp(0, 1) if clip else moved
 
 
@@ -109,7 +109,7 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = True) -
     """Fast gradient sign method (Goodfellow et al. 2014; Huang et al. 2015, §3.1.1, item 2): every pixel moves by eps, an L∞
     radius."""
     check_input(x, y, eps, clip)
-    moved = x - eps * gradient(model, x, y, log_odds).sign()
+    moved = x.detach() - eps * gradient(model, x, y, log_odds).sign()
     return moved.clamp(0, 1) if clip else moved
 
 
@@ -157,9 +157,10 @@ def adv_alpha(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = Tr
     D = jacobian - jacobian.gather(1, y[:, None, None].expand(-1, 1, jacobian.shape[2]))  # (N, K, d)
     rows = q[:, :, None] * D + gap[:, :, None] * torch.einsum("nk,nkd->nd", q, D)[:, None]
     rival = torch.ones_like(gap, dtype=torch.bool).scatter(1, y[:, None], False)
-    r, _ = minimal_shift(gap.masked_fill(~rival, torch.inf), rows)
-    r[logits.argmax(dim=1) != y] = 0
-    return _moved(x, r.view_as(x), eps, clip)
+    _, j = minimal_shift(gap.masked_fill(~rival, torch.inf), rows)
+    direction = rows[torch.arange(len(x), device=x.device), j]  # not r itself, which is 0 for an image on the boundary
+    direction[logits.argmax(dim=1) != y] = 0
+    return _moved(x, direction.view_as(x), eps, clip)
 
 
 def random_noise(
@@ -200,6 +201,7 @@ def pgd_l2(
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
     step_size = 2.5 * eps / steps if step_size is None else step_size
+    x = x.detach()
     best, highest = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     alive = torch.arange(len(x), device=x.device)
 

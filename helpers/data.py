@@ -5,6 +5,7 @@ Every dataset is cached as `<data_root>/<name>.npz` with `{split}_images` (uint8
 it is used as it is, and its size and digest go into every row that comes from it. Embedded datasets need no file at all.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -169,16 +170,17 @@ def _download(name: str, dataset: Dataset, path: Path) -> None:
             f"could not download {name} from {dataset.source} ({error}). Either put {path.name} into a folder and point "
             f"BOOK_DATA at it (or data_root), or choose profile='smoke', which needs no download."
         ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             np.savez(file, **arrays)
         partial.replace(path)
     except OSError as error:
         raise DataError(f"could not write {path} ({error}): free some space or point BOOK_DATA at another folder") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _read(path: Path, split: str) -> Arrays:

@@ -1,5 +1,6 @@
 """One training loop for all chapters. What is learned is the objective's business: `objective(model, x, y) -> scalar`."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def fit(
             schedule.step()
             running += loss.detach() * len(index)
         losses.append(running.item() / len(data))
-        if not losses[-1] < float("inf"):
+        if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss became {losses[-1]} in epoch {epoch + 1}: lower the learning rate ({lr})")
         if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             _save(checkpoint, parts, order, losses)

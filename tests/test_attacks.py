@@ -272,6 +272,12 @@ def test_minimal_shift_without_a_way_is_zero():
     assert torch.equal(minimal_shift(gap, rows)[0], torch.zeros(2, 2))
 
 
+def test_a_tie_that_no_shift_can_break_is_passed_over():
+    r, j = minimal_shift(torch.tensor([[0.0, 0.5, 0.2]]), torch.tensor([[[0.0, 0], [0, 2], [0.1, 0]]]))
+    assert j.tolist() == [1]
+    torch.testing.assert_close(r, torch.tensor([[0.0, 0.25]]))
+
+
 def test_after_the_minimal_shift_a_rival_of_an_affine_g_has_caught_up():
     weight, bias, x = normal(5, 7, seed=7), normal(5, seed=8), normal(10, 7, seed=9)
     g = linear(weight, bias)
@@ -380,7 +386,6 @@ def test_features_are_attacked_like_images(attack):
     assert (x_adv != x).any(dim=1).all()
 
 
-@pytest.mark.xfail(strict=True, reason="the perturbation is detached, but it is added to the x that carries the graph")
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_images_that_carry_a_graph_still_give_a_detached_result(attack):
     model, x = network(), images()
@@ -441,7 +446,6 @@ def test_adv_alpha_leaves_wrong_samples_alone():
     assert (l2(x_adv - x)[1::2] > 0.29).all()
 
 
-@pytest.mark.xfail(strict=True, reason="r* is 0 for a sample on the boundary, so its direction is lost")
 def test_adv_alpha_moves_a_sample_that_lies_on_the_boundary():
     weight = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
     x_adv = adv_alpha(linear(weight), torch.zeros(1, 2), torch.tensor([0]), eps=1.0, clip=False)
@@ -631,6 +635,16 @@ def test_pgd_returns_the_iterate_of_highest_loss():
         losses = -log_odds(bumpy(seen), y.expand(len(seen)))
         assert torch.equal(x_adv[0], seen[losses.argmax()])
         assert losses[-1] < losses.max(), "this test wants a last iterate that is not the best"
+
+
+def test_pgd_returns_the_mistake_even_where_an_earlier_iterate_had_a_higher_loss():
+    def model(x):
+        p = x[:, 0]  # class 1 wins from p = 0.4 on; the loss, logit 2, is highest at p = 0.1
+        return torch.stack([torch.ones_like(p), 10 * p - 3, -10 - (p - 0.1) ** 2], dim=1)
+
+    options = {"eps": 1.0, "steps": 1, "restarts": 1, "step_size": 0.5, "clip": False}
+    x_adv = pgd_l2(model, torch.zeros(1, 1), torch.tensor([0]), loss=lambda logits, y: logits[:, 2], **options)
+    assert x_adv.item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("clip", [False, True])

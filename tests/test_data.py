@@ -396,7 +396,6 @@ def test_an_interrupted_write_leaves_no_cache_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="the folder is made outside of the try")
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path, monkeypatch):
     fetch_with(monkeypatch, counted([]))
     (tmp_path / "file").write_text("no folder")
