@@ -2,7 +2,7 @@
 #
 #   make reproduce [PROFILE=smoke|cpu|paper] [CHAPTERS=01] [SEEDS=0-4]   run the chapters again, compare, build their site
 #   make record     PROFILE=smoke|cpu|paper  [CHAPTERS=01] [SEEDS=0-4]   add to the committed results
-#   make test | book | lab | lint | clean
+#   make test | book | lab | lint | clean | distclean
 
 PYTHON  ?= python3
 PROFILE ?= smoke
@@ -15,7 +15,7 @@ RUN     := $(PY) -m helpers.run
 ARGS     = --profile $(PROFILE) $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(SEEDS),--seeds $(SEEDS)) \
            $(if $(DATA_ROOT),--data-root $(DATA_ROOT)) $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help setup reproduce record test book lab lint clean
+.PHONY: help setup reproduce record test book lab lint clean distclean
 help:
 	@sed -n '/^#   make/s/^#  //p' Makefile
 
@@ -26,7 +26,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old: the book needs Python 3.11 or newer (PYTHON=python3.12 names another)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: this Python has no venv: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "setting up $(VENV): about 2 minutes and 2 GB, once"
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -x $(PY) && $(PY) -c '' 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep -o '^torch==[^ ]*' requirements.txt)
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[test]'
 	@touch $(STAMP)
@@ -35,7 +35,7 @@ reproduce: $(STAMP)
 	@$(RUN) $(ARGS)
 
 record: $(STAMP)
-	@$(RUN) $(ARGS) --record
+	@$(RUN) $(ARGS) --record $(if $(ALLOW_DIRTY),--allow-dirty)
 
 test: $(STAMP)
 	@$(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests book
@@ -48,7 +48,11 @@ lab: $(STAMP)
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check -q helpers tests
 	@echo "lint: clean"
 
-clean:
+clean:                              # keeps the networks and rows that took hours
+	rm -rf _build/html _build/*/html _build/*/source
+
+distclean:
 	rm -rf _build $(VENV) *.egg-info

@@ -59,6 +59,11 @@ def value(cells: pd.DataFrame, source: str, row: str, column: str) -> float:
     return printed(cell.value.iloc[0], cell.unit.iloc[0])[0]
 
 
+def count(cells: pd.DataFrame) -> int:
+    """How many different numbers the paper prints: a cell that repeats another counts once."""
+    return int(((cells.kind != "sentence") & (cells.same_as == "")).sum())
+
+
 def printed(value: str, unit: str) -> tuple[float, float]:
     """A printed number and half a unit of its last digit; percentages as fractions."""
     scale = UNITS.get(unit, 1.0)
@@ -139,14 +144,21 @@ def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: s
     rows : of `Experiment.grid`; the cell of row r and column c is metric c of the rows whose `row_axis` is r
     how : as in `judge`. raises KeyError for a cell that no row answers
     """
+    cells = cells[(cells.source == source) & (cells.kind != "sentence")]
     lines = []
-    for cell in cells[(cells.source == source) & (cells.kind != "sentence")].itertuples():
-        mine = rows[rows[row_axis] == cell.row]
-        if mine.empty or cell.column not in mine:
-            raise KeyError(f"{source}, {cell.row}, {cell.column}: our rows have no such value")
-        verdict = judge(cell.value, mine[cell.column].tolist(), kind=cell.kind, unit=cell.unit, **how)
+    for cell in cells.itertuples():
+        mine = by_seed(rows, row_axis, cell.row, cell.column)
+        verdict = judge(cell.value, mine.tolist(), kind=cell.kind, unit=cell.unit, **how)
         lines.append({"row": cell.row, "column": cell.column, "printed": cell.value, "same_as": cell.same_as, **vars(verdict)})
     return pd.DataFrame(lines)
+
+
+def by_seed(rows: pd.DataFrame, row_axis: str, row: str, column: str) -> pd.Series:
+    """One value per independently trained network, by seed; what one network has several of is averaged. raises KeyError"""
+    mine = rows[rows[row_axis] == row]
+    if mine.empty or column not in mine:
+        raise KeyError(f"our rows have no value for {row}, {column}")
+    return mine.groupby("seed")[column].mean()
 
 
 def parse_predicate(text: str, where: str = "predicate") -> list[tuple[str, list[str]]]:
@@ -179,10 +191,10 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
 
     def values(name: str) -> np.ndarray:
         row, _, column = name.partition("/")
-        mine = rows[rows[row_axis] == row].sort_values("seed")
-        if mine.empty or column not in mine:
-            raise KeyError(f"the predicate's cell {name!r} is not among our rows")
-        return mine[column].to_numpy(dtype=float)
+        mine = by_seed(rows, row_axis, row, column)
+        if set(mine.index) != set(rows.seed):
+            raise ValueError(f"the predicate's cell {name!r} lacks seeds that other cells have: they cannot be paired")
+        return mine.to_numpy()
 
     def sampled(v: np.ndarray) -> float:
         return image_variance(float(v.mean()), images, None, "other")
@@ -214,7 +226,7 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
         count[verdict] += 1
         variances.append(variance)
     pooled = np.mean(slacks, axis=0)
-    low, _ = interval(pooled, float(np.mean(variances)) / len(variances))
+    low, _ = interval(pooled, float(np.mean(variances)))  # the terms share their images, so they do not average out
     decided = count["supported"] + count["contradicted"]
     if not count["contradicted"] and low > 0:
         verdict = "holds"
@@ -231,54 +243,6 @@ def judge_sentences(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row
     said = mine[mine.kind == "sentence"].reset_index(drop=True)
     judged = [judge_sentence(p, mine, rows, row_axis=row_axis, images=images) for p in said.predicate]
     return said[["value", "predicate"]].join(pd.DataFrame(judged))
-
-
-def survivals(
-    cells: pd.DataFrame,
-    rows: pd.DataFrame,
-    source: str,
-    *,
-    row_axis: str,
-    undefended: str,
-    advertised: str,
-    metric: str,
-    images: int,
-) -> pd.DataFrame:
-    """`survival` of every row but `undefended`; the advantage advertised is the paper's, in the column `advertised`."""
-    printed_value = cells[(cells.source == source) & (cells.column == advertised)].set_index("row").value.astype(float)
-    accuracy = rows.pivot(index="seed", columns=row_axis, values=metric)
-    lines = []
-    for row in (name for name in rows[row_axis].unique() if name != undefended):
-        promise = printed_value[row] - printed_value[undefended]
-        result = survival(accuracy[row], accuracy[undefended], promise, images=images)
-        lines.append({"row": row, "defended": accuracy[row].mean(), "undefended": accuracy[undefended].mean(), **result})
-    return pd.DataFrame(lines)
-
-
-def survival(defended: Sequence[float], undefended: Sequence[float], advertised: float, *, images: int) -> dict:
-    """Whether a defence's advantage survives: worst case over all attacks per sample, paired by seed.
-
-    defended, undefended : robust accuracies, one per seed, in the same order
-    advertised : the advantage that the paper prints
-    returns verdict (survives, broken, undecided), advantage, low, high, margin, and `left`: our advantage / the advertised
-    """
-    a, b = np.asarray(defended, dtype=float), np.asarray(undefended, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError("defended and undefended must be paired by seed")
-    variance = sum(image_variance(float(v.mean()), images, None, "other") for v in (a, b))
-    low, high = interval(a - b, variance)
-    margin = CAP["attack"]
-    verdict = "survives" if low > margin else "broken" if high < margin else "undecided"
-    advantage = float((a - b).mean())
-    return {
-        "verdict": verdict,
-        "advantage": advantage,
-        "low": low,
-        "high": high,
-        "margin": margin,
-        "advertised": advertised,
-        "left": advantage / advertised,
-    }
 
 
 def reduced(settings: dict, data: dict, declared: dict) -> list[str]:

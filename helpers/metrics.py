@@ -51,8 +51,8 @@ def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int = BATCH) -> T
     """
     if len(x) == 0:
         raise ValueError("no samples: accuracy of an empty batch is undefined")
-    if y.shape != (len(x),):
-        raise ValueError(f"{len(x)} samples but labels of shape {tuple(y.shape)}")
+    if y.shape != (len(x),) or y.dtype != torch.int64:
+        raise ValueError(f"labels must be int64, one for each of the {len(x)} samples, not {y.dtype} {tuple(y.shape)}")
     logits = predict(model, x, batch_size=batch_size)
     return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
 
@@ -96,5 +96,7 @@ def one_standard_error(scores, errors) -> int:
     scores, errors : validation scores of settings from the mildest to the strongest, and the standard error of each
     """
     scores, errors = np.asarray(scores, dtype=float), np.asarray(errors, dtype=float)
+    if scores.shape != errors.shape or not len(scores) or not np.isfinite([scores, errors]).all():
+        raise ValueError("scores and errors must be finite and as many, at least one")
     best = int(scores.argmax())
     return int(np.flatnonzero(scores >= scores[best] - errors[best])[0])

@@ -1,6 +1,5 @@
 """Progress of long work: a grid says it to a person on stderr, or to the runner, which shows it beside the chapter's name."""
 
-import json
 import os
 import sys
 import tempfile
@@ -14,8 +13,8 @@ from tqdm import tqdm
 class GridProgress:
     """`12 of 15 stored, about 40 min to go`: a bar on stderr, or lines in $BOOK_PROGRESS for the runner to show."""
 
-    def __init__(self, paper: str, run: str, total: int, stored: int):
-        self.paper, self.run, self.total, self.stored, self.first = paper, run, total, stored, stored
+    def __init__(self, run: str, total: int, stored: int):
+        self.run, self.total, self.stored, self.first = run, total, stored, stored
         self.started, self.sink = time.monotonic(), os.environ.get("BOOK_PROGRESS")
 
     def __enter__(self) -> "GridProgress":
@@ -47,7 +46,7 @@ class GridProgress:
             self.bar.set_description_str(text)
         elif self.sink:
             with open(self.sink, "a") as file:
-                file.write(json.dumps({"paper": self.paper, "text": text, "total": self.total, "stored": self.stored}) + "\n")
+                file.write(text + "\n")
 
 
 class ChapterProgress:
@@ -76,7 +75,7 @@ class ChapterProgress:
         shown = None
         while not self.stop.wait(0.5):
             lines = self.path.read_text().splitlines()
-            text = f"{self.chapter} · {json.loads(lines[-1])['text']}" if lines else self.chapter
+            text = f"{self.chapter} · {lines[-1]}" if lines else self.chapter
             if text != shown:
                 self.bar.set_description_str(text)
                 shown = text

@@ -1,5 +1,6 @@
 """Rows on disk: one line of JSON each, appended the moment it is known, with where it came from."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {
@@ -79,37 +85,55 @@ def read(path: Path) -> dict[str, dict]:
 
 
 def append(path: Path, row: dict) -> None:
-    """Add one row and wait until it is on the disk. After an error, the file holds what it held before."""
+    """Add one row and wait until it is on the disk. After an error, the file holds what it held before.
+
+    Two processes may add to one file: it is locked meanwhile, and a row that the other has stored is not stored twice.
+    """
     text = json.dumps(row, allow_nan=False).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        file.seek(0)
-        content = file.read()
-        size = content.rfind(b"\n") + 1  # what follows is a line that a killed process left unfinished
-        try:
+    size = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            content = file.read()
+            size = content.rfind(b"\n") + 1  # what follows is a line that a killed process left unfinished
+            if f'"key": "{row["key"]}"'.encode() in content[:size]:
+                return
             file.truncate(size)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        except OSError as error:
-            with path.open("rb+") as again:
-                again.truncate(size)
-            raise RowError(f"could not write to {path} ({error}); what it held before is intact") from error
+    except OSError as error:
+        if size is not None:
+            os.truncate(path, size)
+        raise RowError(f"could not write to {path} ({error}); what it held before is intact") from error
+
+
+def remove(path: Path, keys: list[str]) -> None:
+    """Take rows out of a file, whole or not at all."""
+    kept = [json.dumps(row) + "\n" for key, row in read(path).items() if key not in keys]
+    partial = path.with_suffix(".part")
+    partial.write_text("".join(kept))
+    partial.replace(path)
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays as one compressed `.npz`, floats as float32 rounded to four decimals, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     rounded = {k: np.round(a.astype(np.float32), 4) if a.dtype.kind == "f" else a for k, a in arrays.items()}
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             np.savez_compressed(file, **rounded)
+            os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         raise RowError(f"could not write {path} ({error})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -125,7 +149,10 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 @cache
 def commit() -> str:
-    """The code's git commit, 12 digits, `+` where the tree differs outside `results/`; $BOOK_COMMIT where there is no .git."""
+    """The code's commit: $BOOK_COMMIT, which a recording run sets at its start and where there is no .git; else git's, 12 digits,
+    with a `+` where the tree differs from it."""
+    if os.environ.get("BOOK_COMMIT"):
+        return os.environ["BOOK_COMMIT"]
     try:
         git = ["git", "-C", str(ROOT)]
         head = subprocess.run(
@@ -133,13 +160,24 @@ def commit() -> str:
         ).stdout.strip()
         return head + ("+" if dirty() else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("BOOK_COMMIT", "unknown")
+        return "unknown"
 
 
 def dirty() -> list[str]:
-    """Files that differ from the commit, outside `results/`."""
-    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=all", "--", ".", ":!results"]
+    """Files that differ from the commit, but for what recording itself writes: `results/` and the zoo."""
+    outside = [".", ":!results", ":!helpers/weights"]
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=all", "--", *outside]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def changes() -> str:
+    """A hash of how the code differs from its commit; empty where it does not, or where there is no git."""
+    if not commit().endswith("+"):
+        return ""
+    diff = subprocess.run(
+        ["git", "-C", str(ROOT), "diff", "HEAD", "--", ".", ":!results"], capture_output=True, check=True
+    ).stdout
+    return hashlib.sha256(diff + "".join(dirty()).encode()).hexdigest()[:12]
 
 
 def device_name(device: torch.device) -> str:
@@ -161,14 +199,17 @@ def versions() -> dict[str, str]:
 TOLERANCE = 0.03  # of a rate at `smoke`, absolute; of another quantity, relative
 
 
-def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, exact: bool) -> list[dict]:
-    """For each row computed again: whether the stored row of the same key came out.
+def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, close: bool) -> list[dict]:
+    """For each row computed again: whether the stored row of the same key came out. Arrays of figures are not compared.
 
-    exact : compare within TOLERANCE, which another processor also meets; else a value has to lie inside the 95 % prediction
+    close : compare within TOLERANCE, which another processor also meets; else a value has to lie inside the 95 % prediction
         interval of the stored seeds (within TOLERANCE of the stored value where there is only one seed)
     returns dicts with args, verdict ("yes", "no" or "not stored"), and the metric that is furthest off with both values
     """
     from scipy import stats
+
+    def family(row: dict) -> list:
+        return [{k: v for k, v in row["args"].items() if k != "seed"}, row["settings"], row["version"], row["metrics"].keys()]
 
     results = []
     for key, row in again.items():
@@ -180,25 +221,20 @@ def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, exact: bo
             "again": "",
         }
         if key in stored:
-
-            def others(args):
-                return {k: v for k, v in args.items() if k != "seed"}
-
-            siblings = [r["metrics"] for r in stored.values() if others(r["args"]) == others(row["args"])]
+            old, new = stored[key]["metrics"], row["metrics"]
+            entry["verdict"] = "yes" if old.keys() == new.keys() else "no"
+            siblings = [r["metrics"] for r in stored.values() if family(r) == family(stored[key])]
             off = {}
-            for name, old in stored[key]["metrics"].items():
-                allowed, centre = TOLERANCE * max(1.0, abs(old)), old
-                if not exact and len(siblings) > 1:
+            for name in old.keys() & new.keys():
+                allowed, centre = TOLERANCE * max(1.0, abs(old[name])), old[name]
+                if not close and len(siblings) > 1:
                     values = np.array([m[name] for m in siblings])
                     n, centre = len(values), values.mean()
                     allowed = max(0.003, stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n))
-                off[name] = abs(row["metrics"][name] - centre) / allowed
-            worst = max(off, key=off.get)
-            entry |= {
-                "verdict": "yes" if off[worst] <= 1 else "no",
-                "metric": worst,
-                "stored": stored[key]["metrics"][worst],
-                "again": row["metrics"][worst],
-            }
+                off[name] = abs(new[name] - centre) / allowed
+            if off:
+                worst = max(sorted(off), key=off.get)
+                entry |= {"metric": worst, "stored": old[worst], "again": new[worst]}
+                entry["verdict"] = "no" if off[worst] > 1 else entry["verdict"]
         results.append(entry)
     return results

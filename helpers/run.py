@@ -80,15 +80,22 @@ def execute_report(path: Path) -> None:
     """Execute a committed chapter in place at `report`, and leave nothing in it but its cells and outputs, 1..N."""
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
 
     notebook = nbformat.read(path, as_version=4)
     with kernel_config() as config:
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(BOOK)}}, config=config).execute()
+        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(BOOK)}}, config=config)
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise Refused(f"{path.stem} stopped at `report` with {error.ename}: {error.evalue}") from None
     complaints = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
     if complaints:
         raise Refused(f"{path.stem} wrote to stderr at `report`: {complaints[0].strip()[:300]}")
     tidy(notebook)
-    nbformat.write(notebook, path)
+    partial = path.with_suffix(".part")
+    nbformat.write(notebook, partial)
+    partial.replace(path)
 
 
 def tidy(notebook) -> None:
@@ -132,40 +139,59 @@ def build_site(source: Path, output: Path) -> Path:
     return output / "index.html"
 
 
-def copy_source(target: Path, notebooks: Path, results: Path) -> None:
+def copy_source(target: Path, notebooks: list[Path], results: list[Path]) -> None:
     """A source tree for a site of executed copies: the book's pages, with `notebooks` and `results` in place of the committed."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(BOOK, target / "book", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, target / name)
-    for notebook in notebooks.glob("*.ipynb"):
+    for notebook in notebooks:
         shutil.copy(notebook, target / "book" / notebook.name)
-    shutil.copytree(results, target / "results")
+    for folder in (ROOT / "results", *results):
+        if folder.exists():
+            shutil.copytree(folder, target / "results", dirs_exist_ok=True)
 
 
 def reproduce(picked: list[Path], profile: str, parameters: dict) -> int:
-    """Run chapters from no stored rows under `_build/<profile>`, build their site, compare rows. Returns an exit status.
+    """Run chapters from no stored rows, each in a folder of its own, build their site, compare rows. Returns an exit status.
 
-    A reproduction that was interrupted goes on; one that was finished, or made by other code, starts anew.
+    A chapter's reproduction that was interrupted goes on; one that was finished, or made by other code, starts anew.
     """
-    work = BUILD / profile
-    marker, identity = work / "made-by", f"{storage.commit()} {sorted(path.stem for path in picked)} {parameters}"
-    if not marker.exists() or marker.read_text() != identity:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
-    marker.write_text(identity)
+    base = Path(os.environ.get("BOOK_RESULTS") or BUILD).expanduser() / "reproduced" / profile
+    homes = {path: base / path.stem for path in picked}
+    identity = storage.commit() + storage.changes()
     with ChapterProgress(len(picked)) as progress:
-        for path in picked:
+        for path, home in homes.items():
             progress.at(path.stem)
-            execute(path, work / "notebooks" / path.name, {**parameters, "profile": profile})
-            _tidy_file(work / "notebooks" / path.name)
+            marker = home / "made-by"
+            if not marker.exists() or marker.read_text() != identity:
+                shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True, exist_ok=True)
+            marker.write_text(identity)
+            with environment(BOOK_RESULTS=str(home)):
+                execute(path, home / path.name, {**parameters, "profile": profile})
+            _tidy_file(home / path.name)
+            marker.write_text("finished")
             progress.bar.update()
-    copy_source(work / "source", work / "notebooks", work / "results")
-    page = build_site(work / "source", work / "html")
-    marker.write_text("finished")
-    good = report_comparison(ROOT / "results", work / "results", profile, work / "comparison.csv")
-    print(f"site: {page}\nrow by row: {work / 'comparison.csv'}")
+    source = BUILD / profile / "source"
+    copy_source(source, [home / path.name for path, home in homes.items()], [home / "results" for home in homes.values()])
+    page = build_site(source, BUILD / profile / "html")
+    table = BUILD / profile / "comparison.csv"
+    good = report_comparison(ROOT / "results", [home / "results" for home in homes.values()], profile, table)
+    print(f"site: {page}\nrow by row: {table}")
     return 0 if good else 1
+
+
+@contextlib.contextmanager
+def environment(**values: str):
+    """Set environment variables for what is started inside, and put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _tidy_file(path: Path) -> None:
@@ -176,12 +202,12 @@ def _tidy_file(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def report_comparison(book: Path, again: Path, profile: str, output: Path) -> bool:
+def report_comparison(book: Path, again: list[Path], profile: str, output: Path) -> bool:
     """Say which of the book's stored rows came out again; the rows one by one go to `output`. Returns whether all did."""
     lines, good = ["paper,run,arguments,came out again,metric with the largest difference,stored,again"], True
-    for path in sorted(again.glob(f"*/{profile}/*.jsonl")):
-        stored = storage.read(book / path.relative_to(again))
-        results = storage.came_out_again(stored, storage.read(path), exact=profile == "smoke")
+    for path in sorted(p for folder in again for p in folder.glob(f"*/{profile}/*.jsonl")):
+        stored = storage.read(book / Path(*path.parts[-3:]))
+        results = storage.came_out_again(stored, storage.read(path), close=profile == "smoke")
         for r in results:
             lines.append(f"{path.parts[-3]},{path.stem},{r['args']},{r['verdict']},{r['metric']},{r['stored']},{r['again']}")
             if r["verdict"] == "no":
@@ -203,14 +229,17 @@ def record(picked: list[Path], profile: str, parameters: dict, allow_dirty: bool
         changed = [] if os.environ.get("BOOK_COMMIT") else ["no git repository, and BOOK_COMMIT is not set"]
     if changed and not allow_dirty:
         raise Refused(f"results are recorded from committed code only; commit first, or --allow-dirty: {', '.join(changed[:5])}")
-    with ChapterProgress(len(picked)) as progress:
-        for path in picked:
+    with ChapterProgress(len(picked)) as progress, environment(BOOK_COMMIT=storage.commit()):
+        for path in picked:  # one commit names the code of all, though recording itself changes files
             progress.at(path.stem)
             execute(path, BUILD / "record" / path.name, {**parameters, "profile": profile, "record": True})
             progress.bar.update()
+    if moved := os.environ.get("BOOK_RESULTS"):
+        print(f"rows: {Path(moved) / 'results'}; copy them into {ROOT / 'results'}, then run this with --profile report")
+        return 0
     for path in picked:
         execute_report(path)
-    print(f"rows: {ROOT / 'results'}\nchapters at report: {BOOK}")
+    print(f"rows: {ROOT / 'results'}\nchapters at report: {BOOK}\ncommit both before you record again")
     return 0
 
 
@@ -241,6 +270,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.site:
         print(f"site: {build_site(ROOT, BUILD / 'html')}")
         return 0
+    if args.profile == "report" and args.record:
+        raise Refused("there is nothing to record at `report`; name a profile that computes: smoke, cpu or paper")
     if args.profile == "report":
         for path in picked:
             execute_report(path)

@@ -21,8 +21,9 @@ import torch
 from helpers import data as datasets
 from helpers import models
 from helpers import rows as storage
+from helpers.fingerprint import fingerprint
 from helpers.progress import GridProgress
-from helpers.rows import ROOT, key_of
+from helpers.rows import ROOT, RowError, key_of
 from helpers.trained import Trained
 
 PROFILES = ("paper", "cpu", "smoke")  # best first
@@ -43,7 +44,7 @@ def parse_seeds(seeds: str | int | list[int] | None) -> list[int] | None:
             spans = [part.split("-") for part in seeds.split(",")]
             seeds = [n for a, *b in spans for n in range(int(a), int(b[0] if b else a) + 1)]
         if all(isinstance(n, int) and n >= 0 for n in seeds) and seeds:
-            return list(seeds)
+            return sorted(set(seeds), key=seeds.index)
     except (TypeError, ValueError):
         pass
     raise ValueError(f"seeds must look like 0-4 or 0,3, not {seeds!r}")
@@ -65,7 +66,7 @@ class Study:
 
     paper : name of the folder under `results/`, e.g. "huang2015"
     profile : "report" (stored rows only), "smoke", "cpu" or "paper"
-    seeds : instead of the experiment's own, see `parse_seeds`
+    seeds : only these of each experiment's own, see `parse_seeds`; an experiment that has none of them keeps its own
     device, data_root : where to compute, where the datasets are; None: a GPU if there is one, `data.default_root()`
     record : add to the committed `results/` instead of working under `_build/<profile>`
 
@@ -78,6 +79,7 @@ class Study:
         self.paper, self.profile, self.seeds = paper, profile, parse_seeds(seeds)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.data_root, self.record = data_root, record
+        self.working = profile != "report" and not record  # under _build, where a changed cell makes its rows anew
         moved = os.environ.get("BOOK_RESULTS") if profile != "report" else None
         home = Path(moved).expanduser() if moved else ROOT / "_build" / ("record" if record else profile)
         self.rows_root = ROOT / "results" if profile == "report" or (record and not moved) else home / "results"
@@ -97,6 +99,9 @@ class Study:
 
     def experiment(self, name: str, **options) -> "Experiment":
         """Declare an experiment: one table or figure. See `Experiment`."""
+        if name in {e.name for e in self.experiments} and self.record:
+            raise ValueError(f"there is an experiment '{name}' already; its rows would mix")
+        self.experiments = [e for e in self.experiments if e.name != name]  # a cell that is run again replaces its own
         self.experiments.append(Experiment(self, name, **options))
         return self.experiments[-1]
 
@@ -144,6 +149,8 @@ class Experiment:
     ):
         if set(profiles) != set(PROFILES):
             raise ValueError(f"{name}: settings are needed for {', '.join(PROFILES)}, not {', '.join(profiles)}")
+        if lacking := [p for p in PROFILES if not isinstance(profiles[p].get("seeds"), int) or profiles[p]["seeds"] < 1]:
+            raise ValueError(f'{name}: the settings at {", ".join(lacking)} need "seeds", a count of at least 1')
         self.study, self.name, self.version, self.axes, self.data = study, name, version, axes or {}, data
         self.profiles = profiles
         self.profile = study.profile if study.profile != "report" else self._best()
@@ -151,8 +158,9 @@ class Experiment:
 
     def arguments(self, profile: str) -> list[dict]:
         """The arguments of each row of the grid, seed by seed, so that an interrupted grid has whole seeds."""
-        seeds = self.study.seeds if self.study.seeds is not None and self.study.profile != "report" else None
-        seeds = seeds if seeds is not None else range(self.profiles[profile]["seeds"])
+        own = range(self.profiles[profile]["seeds"])
+        asked = self.study.seeds if self.study.profile != "report" else None
+        seeds = [seed for seed in asked or own if seed in own] or own
         return [
             dict(zip((*self.axes, "seed"), (*values, seed), strict=True))
             for seed in seeds
@@ -182,28 +190,43 @@ class Experiment:
         run : (settings, data, **arguments) -> {metric: finite number, or array}; arrays are stored beside the rows
         """
         keys, rows = self._stored(self.profile)
+        code = fingerprint(run) if self.study.working else None
+        if stale := [key for key in keys if code and key in rows and rows[key].get("code") != code]:
+            storage.remove(
+                self.study.path(self.profile, self.name), stale
+            )  # a cell was changed since: what it made is made again
+            rows = {key: row for key, row in rows.items() if key not in stale}
         todo = [(key, args) for key, args in zip(keys, self.arguments(self.profile), strict=True) if key not in rows]
         if todo and self.study.profile == "report":
             raise MissingRows(f"{len(todo)} rows of '{self.name}' are missing")
-        with GridProgress(self.study.paper, self.name, len(keys), len(keys) - len(todo)) as progress:
+        with GridProgress(self.name, len(keys), len(keys) - len(todo)) as progress:
             data = self.data(self.settings) if todo else {}
             for key, args in todo:
                 progress.at(args)
-                rows[key] = self._compute(run, key, args, data)
+                rows[key] = self._compute(run, key, args, data, code)
                 progress.done()
         self.rows = [rows[key] for key in keys]
+        for name in self.rows[0]["data"]:
+            digests = {row["data"].get(name, {}).get("digest") for row in self.rows}
+            if len(digests) > 1:
+                path = self.study.path(self.profile, self.name)
+                raise RowError(
+                    f"{path}: its rows were measured on different versions of {name}; delete those that you do not want"
+                )
         return pd.DataFrame([{**r["args"], **r["metrics"], "key": r["key"]} for r in self.rows])
 
-    def _compute(self, run: Callable, key: str, args: dict, data: dict) -> dict:
+    def _compute(self, run: Callable, key: str, args: dict, data: dict, code: str | None) -> dict:
         started = time.monotonic()
         self.study.opened = {}
         with torch.random.fork_rng(devices=[self.study.device] if self.study.device.type == "cuda" else []):
             torch.manual_seed(args["seed"])
             result = run(self.settings, data, **args)
+        if not isinstance(result, dict):
+            raise TypeError(f"the run of '{self.name}' must return {{metric: number or array}}, not {type(result).__name__}")
         path = self.study.path(self.profile, self.name)
         arrays = {k: v for k, v in result.items() if isinstance(v, np.ndarray)}
         metrics = {k: round(float(v), 6) for k, v in result.items() if k not in arrays}
-        bad = [k for k, v in metrics.items() if not np.isfinite(v)]
+        bad = [k for k, v in {**metrics, **arrays}.items() if not np.isfinite(v).all()]
         if bad:
             raise ValueError(f"{self.name} {args}: {', '.join(bad)} came out as NaN or infinite; such a row is not stored")
         if arrays:
@@ -224,6 +247,8 @@ class Experiment:
             "data": {v.name: {"size": len(v), "digest": v.digest} for v in data.values()},
             "networks": self.study.opened,
         }
+        if code:
+            row["code"] = code
         storage.append(path, row)
         return row
 

@@ -108,7 +108,7 @@ def sentence_table(sentences: pd.DataFrame) -> HTML:
 
 
 def survival_table(survivals: pd.DataFrame, experiment) -> HTML:
-    """What stronger attacks leave of each defence. survivals : of `claims.survivals`; numbers link to the rows."""
+    """What stronger attacks leave of each defence. survivals : of `defences.survivals`; numbers link to the rows."""
     head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "verdict"]
     body = [
         [
@@ -146,10 +146,13 @@ def bar(verdicts: pd.Series, order: tuple[str, ...]) -> str:
     return f'<div class="bars" role="img" aria-label="{words}">{parts}</div><span class="paper">{words}</span>'
 
 
-def scoreboard(link: str, title: str, cells: pd.DataFrame, sentences: pd.DataFrame, survivals: pd.DataFrame) -> HTML:
+def scoreboard(
+    link: str, title: str, printed: int, cells: pd.DataFrame, sentences: pd.DataFrame, survivals: pd.DataFrame
+) -> HTML:
     """A chapter's line on the front page: verdicts of numbers and sentences, and what stronger attacks left of each defence.
 
-    cells : of `claims.compare`, a cell that repeats another counted once; sentences, survivals : of `claims`
+    printed : numbers that the paper prints; cells : those compared, of `claims.compare`, a repeated one counted once
+    sentences : of `claims.judge_sentences`; survivals : of `defences.survivals`
     """
     cells = cells[cells.same_as == ""]
     stronger = "<br>".join(f"{escape(s.row)}: {mark(s.verdict)}" for s in survivals.itertuples())
@@ -159,7 +162,7 @@ def scoreboard(link: str, title: str, cells: pd.DataFrame, sentences: pd.DataFra
         bar(sentences.verdict, ("holds", "in part", "undecided", "contradicted")),
         stronger,
     ]
-    head = ["paper", f"{len(cells)} printed numbers", f"{len(sentences)} sentences", "under stronger attacks"]
+    head = ["paper", f"{len(cells)} of {printed} printed numbers", f"{len(sentences)} sentences", "under stronger attacks"]
     return HTML(table(head, [line], "scoreboard"))
 
 

@@ -7,6 +7,7 @@ import time
 import torch
 
 from helpers import data as datasets
+from helpers.fingerprint import fingerprint
 from helpers.rows import RowError, key_of
 
 
@@ -26,7 +27,8 @@ class Trained:
             "data": [data.name, data.digest],
             "version": version,
         }
-        key = key_of(name, args, {**settings, "digest": data.digest}, version)
+        code = {"code": fingerprint(build, train)} if study.working else {}
+        key = key_of(name, args, {**settings, "digest": data.digest, **code}, version)
         words = "-".join(str(v) for v in args.values())
         self.path = study.networks / f"{name}-{words}-{key}.safetensors"
 

@@ -37,6 +37,11 @@ SHAPE = (1, 6, 6)  # of the images here
 D = math.prod(SHAPE)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_every_time():
+    torch.manual_seed(0)
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -146,9 +151,7 @@ def test_adv_loss_goes_against_the_gradient_of_alpha_y():
     y = torch.arange(8) % 4
     _, T = softmax_jacobian(model, x)
     T_y = T[range(8), y].view_as(x)
-    torch.testing.assert_close(
-        adv_loss(model, x, y, eps=0.2), x - 0.2 * T_y / l2(T_y)[:, None, None, None], rtol=0, atol=1e-9
-    )
+    torch.testing.assert_close(adv_loss(model, x, y, eps=0.2), x - 0.2 * T_y / l2(T_y)[:, None, None, None], rtol=0, atol=1e-9)
 
 
 def test_the_sign_attacks_move_every_pixel_that_matters_by_the_same_amount():
@@ -468,9 +471,7 @@ def test_a_sample_is_attacked_alike_in_any_company(attack):
     together = attack(model, x, y, **options)
     torch.testing.assert_close(together - x, alone - x, rtol=1e-6, atol=1e-10)
     order = torch.tensor([8, 3, 1, 0, 2, 4, 7, 6, 5])
-    torch.testing.assert_close(
-        attack(model, x[order], y[order], **options) - x[order], (alone - x)[order], rtol=1e-6, atol=1e-10
-    )
+    torch.testing.assert_close(attack(model, x[order], y[order], **options) - x[order], (alone - x)[order], rtol=1e-6, atol=1e-10)
 
 
 # the model is left as it was
@@ -621,9 +622,7 @@ def test_pgd_is_at_least_as_strong_as_one_step(eps, trained):
 
 def bumpy(x):
     """Two classes; class 0 wins everywhere, by a margin with a local minimum every 0.4."""
-    return torch.stack(
-        [4 + (15 * x).cos().sum(dim=1) + x.square().sum(dim=1), torch.zeros(len(x), dtype=x.dtype)], dim=1
-    )
+    return torch.stack([4 + (15 * x).cos().sum(dim=1) + x.square().sum(dim=1), torch.zeros(len(x), dtype=x.dtype)], dim=1)
 
 
 def test_pgd_returns_the_iterate_of_highest_loss():
@@ -676,9 +675,7 @@ def test_pgd_depends_on_its_generator_and_on_nothing_else_that_is_random():
     x, y = normal(6, 3), torch.zeros(6).long()
 
     def run(seed, **options):
-        return pgd_l2(
-            bumpy, x, y, **{"eps": 1.0, "steps": 5, "restarts": 3, "clip": False, "generator": seeded(seed), **options}
-        )
+        return pgd_l2(bumpy, x, y, **{"eps": 1.0, "steps": 5, "restarts": 3, "clip": False, "generator": seeded(seed), **options})
 
     torch.manual_seed(0)
     first = run(1)
@@ -692,9 +689,7 @@ def test_pgd_depends_on_its_generator_and_on_nothing_else_that_is_random():
 def test_more_restarts_find_more():
     x, y = normal(20, 3), torch.zeros(20).long()
     options = {"eps": 1.0, "steps": 10, "clip": False}
-    one, many = (
-        minus_log_odds(bumpy(pgd_l2(bumpy, x, y, restarts=n, generator=seeded(), **options)), y) for n in (1, 8)
-    )
+    one, many = (minus_log_odds(bumpy(pgd_l2(bumpy, x, y, restarts=n, generator=seeded(), **options)), y) for n in (1, 8))
     assert (many >= one).all()
     assert (many > one + 0.1).sum() > 5
 
@@ -768,15 +763,11 @@ BAD_INPUT = [
     pytest.param({"x": images(3)[:, 0], "clip": True}, "clip=True is for images", id="images without channels"),
 ]
 BAD_FIT = [
-    pytest.param(
-        {"y": torch.tensor([0, 1, 4])}, "labels run from 0 to 4; the model has classes 0 to 3", id="label too high"
-    ),
+    pytest.param({"y": torch.tensor([0, 1, 4])}, "labels run from 0 to 4; the model has classes 0 to 3", id="label too high"),
     pytest.param({"y": torch.tensor([0, -1, 2])}, "labels run from -1 to 2", id="negative label"),
     pytest.param({"y": torch.tensor([0.0, 1, 2])}, "labels must be int64 .* not torch.float32", id="float labels"),
     pytest.param({"y": torch.tensor([0, 1, 2]).int()}, "labels must be int64 .* not torch.int32", id="int32 labels"),
-    pytest.param(
-        {"y": torch.tensor([[0], [1], [2]])}, r"labels must be int64 of shape \(3,\)", id="labels as a column"
-    ),
+    pytest.param({"y": torch.tensor([[0], [1], [2]])}, r"labels must be int64 of shape \(3,\)", id="labels as a column"),
     pytest.param({"model": lambda x: network()(x) * math.nan}, "logits that are not finite", id="NaN logits"),
     pytest.param({"model": lambda x: network()(x) + math.inf}, "logits that are not finite", id="infinite logits"),
     pytest.param({"model": lambda x: network()(x)[:, 0]}, r"logits must be \(N, K\)", id="model returns (N,)"),

@@ -79,3 +79,39 @@ def test_saturation_shows_in_the_literal_gradient(sound):
         and not verdicts["literal gradient: float32 as strong as float64"]
     )
     assert measured["PGD"] < 0.5  # the stable direction is not fooled
+
+
+SOUND = {
+    "one step": 0.5,
+    "PGD": 0.4,
+    "PGD, DLR": 0.39,
+    "PGD, eps 0.5": 0.7,
+    "PGD, eps 2": 0.2,
+    "PGD, eps 50": 0.0,
+    "transfer": 0.9,
+    "random": 0.95,
+    "rescored": 0.5,
+    "signs agree": 0.999,
+    "literal float32": 0.501,
+    "literal float64": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "flagged"),
+    [
+        ({}, None),
+        ({"PGD, eps 2": 0.45}, "accuracy falls with ε"),
+        ({"PGD, eps 50": 0.4}, "unbounded ε: at most chance"),
+        ({"one step": 0.39, "rescored": 0.39}, "iterated beats one step"),
+        ({"transfer": 0.45}, "white-box beats transfer"),
+        ({"random": 0.45}, "any attack beats random noise"),
+        ({"PGD, DLR": 0.35}, "DLR at most 2 points stronger"),
+        ({"rescored": 0.6}, "the batch size does not matter"),
+        ({"signs agree": 0.9}, "99 % of gradient signs: float32 as float64"),
+        ({"literal float32": 0.55}, "literal gradient: float32 as strong as float64"),
+    ],
+)
+def test_each_check_is_flagged_by_what_it_is_about(change, flagged):
+    judged = checks.judge_checks(pd.Series({**SOUND, **change}), eps=EPS, radii=RADII, chance=0.34)
+    assert [name for name, good, _ in judged if not good] == ([flagged] if flagged else [])

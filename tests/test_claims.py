@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import claims
+from helpers import claims, defences
 
 STEADY = [0.858, 0.861, 0.860, 0.859, 0.862]
 SAME = {"kind": "attack", "images": 10_000, "paper_images": 10_000, "sampling": "same"}
@@ -172,7 +172,7 @@ def test_other_predicates_are_refused(text):
     ],
 )
 def test_survival(defended, undefended, verdict):
-    result = claims.survival(defended, undefended, 0.779, images=10_000)
+    result = defences.survival(defended, undefended, 0.779, images=10_000)
     assert result["verdict"] == verdict
     assert result["left"] == pytest.approx((np.mean(defended) - np.mean(undefended)) / 0.779)
 
@@ -183,7 +183,7 @@ def test_compare_joins_cells_and_rows():
         table, rows(a=A, low=LOW), "Table 1", row_axis="method", **{k: v for k, v in SAME.items() if k != "kind"}
     )
     assert result.verdict.tolist()[1] == "differs" and result.ours.tolist() == pytest.approx([0.86, 0.30])
-    with pytest.raises(KeyError, match="low, acc"):
+    with pytest.raises(KeyError, match="no value for low, acc"):
         claims.compare(table, rows(a=A), "Table 1", row_axis="method")
 
 
@@ -225,3 +225,50 @@ def test_a_bad_claim_is_named_with_its_line(tmp_path, monkeypatch, line, message
     (tmp_path / "x.csv").write_text(",".join(claims.COLUMNS) + "\nT,a,acc,0.5,fraction,attack,,\n" + line + "\n")
     with pytest.raises(ValueError, match=f"line 3.*{message}"):
         claims.read("x")
+
+
+def test_what_one_network_has_several_of_counts_once():
+    table = cells(a="0.860").assign(source="Table 1", same_as="")
+    thrice = pd.DataFrame({"method": ["a"] * 3, "seed": [0] * 3, "acc": [0.85, 0.86, 0.87]})
+    result = claims.compare(table, thrice, "Table 1", row_axis="method", images=10_000, sampling="same")
+    assert result.n.tolist() == [1] and result.verdict.tolist() == ["undecided"] and result.ours.tolist() == pytest.approx([0.86])
+
+
+def test_networks_of_other_seeds_are_not_paired():
+    shifted = rows(a=A, low=LOW)
+    shifted.loc[shifted.method == "low", "seed"] += 3
+    with pytest.raises(ValueError, match="cannot be paired"):
+        claims.judge_sentence("greater(a/acc, low/acc)", cells(a="0.9", low="0.3"), shifted, row_axis="method", images=10_000)
+
+
+def test_survivals_pair_by_seed_and_read_percentages():
+    printed = pd.DataFrame(
+        [
+            {"source": "T", "row": r, "column": "Adv", "value": v, "unit": "percent", "kind": "attack"}
+            for r, v in (("N", "8"), ("D", "86"))
+        ]
+    )
+    measured = rows(D=[0.70, 0.80, 0.90], N=[0.10, 0.20, 0.30]).rename(columns={"acc": "worst"}).sample(frac=1, random_state=0)
+    how = {"row_axis": "method", "undefended": "N", "advertised": "Adv", "metric": "worst", "images": 10_000}
+    (line,) = defences.survivals(printed, measured, "T", **how).itertuples()
+    assert (
+        (line.row, line.verdict) == ("D", "survives")
+        and line.defended == pytest.approx(0.8)
+        and line.undefended == pytest.approx(0.2)
+    )
+    assert line.advertised == pytest.approx(0.78) and line.left == pytest.approx(0.6 / 0.78)
+    assert 0 < line.high - line.low < 0.05  # the seeds scatter alike, so pairing leaves the images' part
+    with pytest.raises(ValueError, match="cannot be paired"):
+        defences.survivals(printed, measured[(measured.method == "D") | (measured.seed > 0)], "T", **how)
+
+
+def test_the_images_widen_every_interval():
+    few, many = (
+        claims.judge_sentence(
+            "greater(a/acc, near/acc)", cells(a="0.9", near="0.9"), rows(a=A, near=NEAR_A), row_axis="method", images=n
+        )
+        for n in (50, 10**9)
+    )
+    assert few["verdict"] == "undecided" and many["verdict"] == "holds"
+    wide, narrow = (defences.survival([0.8] * 3, [0.1] * 3, 0.7, images=n) for n in (100, 10_000))
+    assert wide["high"] - wide["low"] > 5 * (narrow["high"] - narrow["low"]) > 0

@@ -108,15 +108,11 @@ def test_a_loss_is_one_number_per_sample_that_no_other_sample_changes(loss):
         pytest.param(torch.zeros(4), torch.zeros(4).long(), r"logits must be \(N, K\)", id="one dimension"),
         pytest.param(torch.zeros(4, 1), torch.zeros(4).long(), r"K >= 2, not \(4, 1\)", id="one class"),
         pytest.param(torch.zeros(4, 3, 1), torch.zeros(4).long(), r"logits must be \(N, K\)", id="three dimensions"),
-        pytest.param(
-            torch.zeros(4, 3), torch.zeros(3).long(), r"int64 of shape \(4,\), not torch.int64 \(3,\)", id="too few"
-        ),
+        pytest.param(torch.zeros(4, 3), torch.zeros(3).long(), r"int64 of shape \(4,\), not torch.int64 \(3,\)", id="too few"),
         pytest.param(torch.zeros(4, 3), torch.zeros(4, 1).long(), r"not torch.int64 \(4, 1\)", id="a column"),
         pytest.param(torch.zeros(4, 3), torch.zeros(4), "labels must be int64 .* not torch.float32", id="float"),
         pytest.param(torch.zeros(4, 3), torch.zeros(4).int(), "labels must be int64 .* not torch.int32", id="int32"),
-        pytest.param(
-            torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]), "from 0 to 3; the model has classes 0 to 2", id="too high"
-        ),
+        pytest.param(torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]), "from 0 to 3; the model has classes 0 to 2", id="too high"),
         pytest.param(torch.zeros(4, 3), torch.tensor([0, 1, -1, 2]), "labels run from -1 to 2", id="negative"),
     ],
 )

@@ -81,10 +81,11 @@ def test_measuring_keeps_no_graph():
     ("x", "y", "message"),
     [
         (torch.zeros(0, 3), torch.zeros(0).long(), "empty batch"),
-        (torch.zeros(4, 3), torch.zeros(3).long(), r"4 samples but labels of shape \(3,\)"),
-        (torch.zeros(4, 3), torch.zeros(4, 1).long(), r"labels of shape \(4, 1\)"),
+        (torch.zeros(4, 3), torch.zeros(3).long(), r"one for each of the 4 samples, not torch.int64 \(3,\)"),
+        (torch.zeros(4, 3), torch.zeros(4, 1).long(), r"not torch.int64 \(4, 1\)"),
+        (torch.zeros(4, 3), torch.zeros(4), r"labels must be int64"),
     ],
-    ids=["empty", "too few labels", "labels as a column"],
+    ids=["empty", "too few labels", "labels as a column", "labels as floats"],
 )
 def test_samples_that_cannot_be_judged_are_refused(x, y, message):
     for f in (correct, accuracy):
@@ -204,3 +205,13 @@ def test_knn_auroc_refuses_a_k_that_the_reference_cannot_serve(k):
 )
 def test_one_standard_error_takes_the_mildest_setting_that_is_not_worse(scores, errors, expected):
     assert one_standard_error(scores, errors) == expected
+
+
+def test_the_mildest_setting_within_one_standard_error_of_the_best_is_chosen():
+    from helpers.metrics import one_standard_error
+
+    assert one_standard_error([0.80, 0.89, 0.90], [0.01, 0.01, 0.02]) == 1
+    assert one_standard_error([0.80, 0.87, 0.90], [0.01, 0.01, 0.02]) == 2
+    assert one_standard_error([0.90, 0.90], [0.0, 0.0]) == 0
+    with pytest.raises(ValueError, match="finite"):
+        one_standard_error([float("nan"), 0.5], [0.1, 0.1])

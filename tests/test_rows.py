@@ -1,6 +1,7 @@
 """Rows on disk: append is all or nothing, and a file that is not what it should be is named with its line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,13 +103,13 @@ def test_arrays_are_rounded_and_never_unpickled(tmp_path):
         rows.load_arrays(tmp_path / "evil.npz")
 
 
-def compared(stored, again, exact):
-    return rows.came_out_again({r["key"]: r for r in stored}, {r["key"]: r for r in again}, exact=exact)
+def compared(stored, again, close):
+    return rows.came_out_again({r["key"]: r for r in stored}, {r["key"]: r for r in again}, close=close)
 
 
 def test_came_out_again_within_the_tolerance():
     inside, outside, new = compared(
-        [row(0, a=0.5, b=0.9), row(1, a=0.5)], [row(0, a=0.52, b=0.9), row(1, a=0.6), row(2, a=0.1)], exact=True
+        [row(0, a=0.5, b=0.9), row(1, a=0.5)], [row(0, a=0.52, b=0.9), row(1, a=0.6), row(2, a=0.1)], close=True
     )
     assert inside["verdict"] == "yes" and outside["verdict"] == "no" and new["verdict"] == "not stored"
     assert (outside["metric"], outside["stored"], outside["again"]) == ("a", 0.5, 0.6)
@@ -116,5 +117,33 @@ def test_came_out_again_within_the_tolerance():
 
 def test_came_out_again_inside_the_interval_of_the_seeds():
     stored = [row(seed, a=a) for seed, a in enumerate([0.50, 0.52, 0.48, 0.51, 0.49])]
-    assert compared(stored, [row(0, a=0.53)], exact=False)[0]["verdict"] == "yes"
-    assert compared(stored, [row(0, a=0.60)], exact=False)[0]["verdict"] == "no"
+    assert compared(stored, [row(0, a=0.53)], close=False)[0]["verdict"] == "yes"
+    assert compared(stored, [row(0, a=0.60)], close=False)[0]["verdict"] == "no"
+
+
+def test_rows_of_another_version_widen_nothing_and_a_lost_metric_is_told():
+    stored = [row(seed, a=a) for seed, a in enumerate([0.50, 0.51, 0.49])]
+    older = [{**r, "version": 0, "metrics": {"a": a}} for r, a in zip(stored, (0.1, 0.5, 0.9), strict=True)]
+    older = [{**r, "key": rows.key_of(r["run"], r["args"], r["settings"], 0)} for r in older]
+    assert compared(stored + older, [row(0, a=0.7)], close=False)[0]["verdict"] == "no"
+    assert compared(stored, [row(0, b=0.5)], close=True)[0]["verdict"] == "no"
+
+
+def test_two_processes_may_add_to_one_file(tmp_path):
+    import subprocess
+    import sys
+    import textwrap
+
+    script = textwrap.dedent("""
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        from pathlib import Path
+        from helpers import rows
+        from test_rows import row
+        for seed in range(40):
+            rows.append(Path(sys.argv[1]), row(seed))
+    """)
+    command = [sys.executable, "-c", script, str(tmp_path / "t.jsonl"), str(Path(__file__).parent)]
+    writers = [subprocess.Popen(command) for _ in range(2)]
+    assert [w.wait() for w in writers] == [0, 0]
+    assert [r["args"]["seed"] for r in rows.read(tmp_path / "t.jsonl").values()] == list(range(40))

@@ -70,11 +70,90 @@ def test_other_settings_or_version_are_other_rows(book, change):
     assert len(calls) == 8
 
 
-def test_more_seeds_add_rows_only(book):
+def test_seeds_pick_among_an_experiments_own(book):
     calls = []
-    experiment(Study("p", "smoke", device="cpu")).grid(counted(calls))
-    frame = experiment(Study("p", "smoke", device="cpu", seeds="0-2")).grid(counted(calls))
-    assert len(calls) == 6 and frame.seed.tolist() == [0, 0, 1, 1, 2, 2]
+    frame = experiment(Study("p", "smoke", device="cpu", seeds="1-7")).grid(counted(calls))
+    assert frame.seed.tolist() == [1, 1] and calls == [("a", 1), ("b", 1)]
+    assert experiment(Study("p", "smoke", device="cpu", seeds="5")).grid(counted(calls)).seed.tolist() == [0, 0, 1, 1]
+    assert len(calls) == 4
+
+
+def test_a_changed_run_is_made_again_outside_the_record(book):
+    def run(s, data, *, method, seed):
+        return {"value": 1}
+
+    def changed(s, data, *, method, seed):
+        return {"value": 1, "my_attack": 2}
+
+    assert "my_attack" not in experiment(Study("p", "smoke", device="cpu")).grid(run)
+    assert experiment(Study("p", "smoke", device="cpu")).grid(changed).my_attack.tolist() == [2] * 4
+    recorded = experiment(Study("p", "smoke", device="cpu", record=True)).grid(run)
+    assert experiment(Study("p", "smoke", device="cpu", record=True)).grid(changed).equals(recorded)
+
+
+def test_rows_of_other_data_are_not_mixed(book):
+    from helpers.data import Split
+
+    def split(n):
+        return lambda s: {"test": Split("toy/test", torch.zeros(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), ("0",))}
+
+    experiment(Study("p", "smoke", device="cpu", seeds="0"), data=split(3)).grid(counted([]))
+    with pytest.raises(RowError, match="different versions of toy/test"):
+        experiment(Study("p", "smoke", device="cpu"), data=split(4)).grid(counted([]))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"), [(None, "must return"), ({"points": np.array([np.nan])}, "points came out as NaN")]
+)
+def test_a_run_that_returns_something_else_is_refused(book, result, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        experiment(Study("p", "smoke", device="cpu")).grid(lambda s, d, *, method, seed: result)
+
+
+def test_settings_without_seeds_are_refused(book):
+    with pytest.raises(ValueError, match='need "seeds"'):
+        experiment(Study("p", "smoke", device="cpu"), cpu={"width": 1})
+
+
+def test_a_network_joins_the_zoo_only_when_recording_and_not_over_a_better_one(book, tmp_path, monkeypatch):
+    from helpers import models
+
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    about = {"architecture": {"name": "mlp", "arguments": {"inputs": 4, "hidden": [3], "classes": 2}}}
+
+    def publish(profile, record):
+        Study("p", profile, device="cpu", record=record).publish("p/net", models.mlp(4, [3], 2), about)
+        return models.card("p/net")["profile"] if models.zoo() else None
+
+    assert publish("smoke", False) is None
+    assert publish("smoke", True) == "smoke" and publish("cpu", True) == "cpu"
+    assert publish("smoke", True) == "cpu" and publish("cpu", True) == "cpu" and publish("paper", True) == "paper"
+
+
+def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(book):
+    from helpers.data import Split
+    from helpers.models import mlp
+
+    data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
+    study = Study("p", "smoke", device="cpu")
+
+    def run(s, d, *, method, seed):
+        handle = study.trained(
+            "net", lambda s, *, seed: mlp(4, (3,), 2), lambda n, d, s, **_: [0.0], settings={}, data=data, seed=seed
+        )
+        network = handle.open()
+        assert not any(m.training for m in network.modules())
+        again = handle.open()
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+        return {"weight": network[1].weight.sum().item()}
+
+    e = experiment(study)
+    frame = e.grid(run)
+    assert frame[frame.seed == 0].weight.nunique() == 1 and frame.weight.nunique() == 2
+    assert [len(row["networks"]) for row in e.rows] == [1] * 4 and "net-0-" in next(iter(e.rows[0]["networks"]))
+    other = Split("toy/train", data.images + 0.1, data.labels, ("0", "1"))
+    paths = {study.trained("net", mlp, mlp, settings={}, data=d, seed=0).path for d in (data, other)}
+    assert len(paths) == 2
 
 
 def record(profile, calls=None, **options):

@@ -56,9 +56,9 @@ def test_the_scoreboard_counts_a_repeated_cell_once():
     cells.loc[3, "same_as"] = "A/x"
     sentences = pd.DataFrame({"verdict": ["holds", "in part"]})
     survivals = pd.DataFrame([{"row": "LWA", "verdict": "survives"}])
-    html = tables.scoreboard("01.html", "Paper", cells, sentences, survivals).data
+    html = tables.scoreboard("01.html", "Paper", 9, cells, sentences, survivals).data
     assert (
-        "3 printed numbers" in html
+        "3 of 9 printed numbers" in html
         and "1 agrees, 1 undecided, 1 differs" in html
         and "1 holds, 1 in part" in html
         and "✓ survives" in html
@@ -100,3 +100,25 @@ def test_the_slider_has_a_frame_for_each_radius_and_begins_where_it_is_told():
     figure = plots.eps_slider(eps, {"Normal": panel}, ("0", "1"), start=1.0)
     assert [f.name for f in figure.frames] == ["0", "1", "2"] and figure.layout.sliders[0].active == 1
     assert list(figure.data[2].y) == [0.2, 0.2] and list(figure.frames[2].data[2].y) == [0.3, 0.3]
+
+
+def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
+    line = {
+        "row": "LWA",
+        "defended": 0.8,
+        "undefended": 0.2,
+        "advantage": 0.6,
+        "low": 0.58,
+        "high": 0.62,
+        "advertised": 0.78,
+        "left": 0.77,
+        "verdict": "survives",
+    }
+    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT).data
+    assert ".600 (.580 to .620)" in html and "<td>77%</td>" in html and "✓ survives" in html
+
+
+def test_our_value_is_shown_with_our_own_interval():
+    cells = verdicts()
+    cells["half"], cells["bound"] = 0.011, 0.044
+    assert "<b>.860</b> ± .011" in tables.paper_table(cells, EXPERIMENT, []).data
