@@ -186,6 +186,7 @@ def pgd_l2(
     restarts: int = 5,
     step_size: float | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = minus_log_odds,
+    target: Tensor | None = None,
     clip: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -194,12 +195,15 @@ def pgd_l2(
     steps, restarts : the first restart begins at x, the others at uniformly random directions and radii in the ball
     step_size : L2 length of one step; 2.5 eps / steps if not given
     loss : (logits, y) -> (N,), maximised
+    target : (N,) classes to go for; then z_target − z_y is maximised instead of the loss, and any wrong class still counts
 
     A sample leaves the batch once it is misclassified. Of a sample that never is, the iterate of highest loss returns.
     """
     check_input(x, y, eps, clip)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
+    if target is not None and (target.shape != y.shape or (target == y).any()):
+        raise ValueError("target needs one class for each sample, another than its own")
     step_size = 2.5 * eps / steps if step_size is None else step_size
     x = x.detach()
     best, highest = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
@@ -219,7 +223,10 @@ def pgd_l2(
             for step in range(steps + 1):
                 current = current.detach().requires_grad_()
                 logits = _logits(model, current, y[alive])
-                value = loss(logits, y[alive])
+                if target is None:
+                    value = loss(logits, y[alive])
+                else:
+                    value = (logits.gather(1, target[alive, None]) - logits.gather(1, y[alive, None])).squeeze(1)
                 fooled = logits.argmax(dim=1) != y[alive]
                 better = fooled | (value.detach() > highest[alive])
                 best[alive[better]] = current.detach()[better]
