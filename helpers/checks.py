@@ -79,6 +79,7 @@ def judge_checks(c: pd.Series, *, eps: float, radii: list[float], chance: float)
         ("white-box beats transfer", c["one step"] <= c["transfer"], f(c["transfer"], c["one step"])),
         ("any attack beats random noise", c["one step"] <= c["random"], f(c["random"], c["one step"])),
         ("DLR at most 2 points stronger", c["PGD"] - c["PGD, DLR"] <= 0.02, f(c["PGD"], c["PGD, DLR"])),
+        ("PGD inside [0, 1] is weaker", c["PGD"] <= c["PGD, inside [0, 1]"], f(c["PGD, inside [0, 1]"], c["PGD"])),
         ("the batch size does not matter", abs(c["rescored"] - c["one step"]) < 1e-3, f(c["one step"], c["rescored"])),
         ("99 % of gradient signs: float32 as float64", c["signs agree"] >= 0.99, f"{c['signs agree']:.1%}"),
         (

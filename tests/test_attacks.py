@@ -795,3 +795,13 @@ def test_labels_and_logits_that_do_not_fit_are_refused(attack, bad, message):
     """Not asked of random_noise, which never runs the model."""
     with pytest.raises(ValueError, match=message):
         call(attack, **bad)
+
+
+def test_pgd_goes_for_its_target_and_refuses_the_true_class():
+    weight = torch.eye(3)
+    x, y = torch.tensor([[1.0, 0.6, 0.5]]), torch.tensor([0])
+    towards = pgd_l2(linear(weight), x, y, eps=0.5, steps=20, restarts=1, clip=False, target=torch.tensor([2]))
+    assert (towards - x)[0, 2] > 0.2 and abs((towards - x)[0, 1]) < 1e-6
+    assert predicted(linear(weight), towards).item() == 2
+    with pytest.raises(ValueError, match="another than its own"):
+        pgd_l2(linear(weight), x, y, eps=0.5, clip=False, target=y)

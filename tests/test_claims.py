@@ -203,6 +203,7 @@ def test_the_committed_claims_hold_all_of_the_paper():
     huang = claims.read("huang2015")
     numbers = huang[huang.kind != "sentence"]
     assert numbers.groupby("source").size().to_dict() == {"Table 1": 25, "Table 2": 10}
+    assert claims.count(huang) == 33 and set(numbers.same_as) == {"", "Table 1/Normal/Adv_Loss", "Table 2/Normal/Adv_Loss"}
     assert not numbers.duplicated(["source", "row", "column"]).any()
     value = numbers.set_index(["source", "row", "column"]).value
     assert value["Table 1", "LWA", "Adv_Alpha"] == "0.857" and value["Table 2", "Normal", "Adv_Loss_Sign"] == "0.6940"
