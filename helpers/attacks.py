@@ -125,7 +125,7 @@ def minimal_shift(gap: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     norms = rows.norm(dim=2)
     j = torch.where(norms > 0, gap / norms, torch.inf).argmin(dim=1)
     pick = torch.arange(len(gap), device=gap.device), j
-    r = rows[pick] * (gap[pick] / norms[pick].square())[:, None]
+    r = rows[pick] / norms[pick][:, None] * (gap[pick] / norms[pick])[:, None]
     return torch.where(norms[pick][:, None] > 0, r, torch.zeros_like(r)), j
 
 
@@ -202,7 +202,7 @@ def pgd_l2(
     check_input(x, y, eps, clip)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
-    if target is not None and (target.shape != y.shape or (target == y).any()):
+    if target is not None and (target.shape != y.shape or target.dtype != y.dtype or (target == y).any()):
         raise ValueError("target needs one class for each sample, another than its own")
     step_size = 2.5 * eps / steps if step_size is None else step_size
     x = x.detach()
@@ -226,6 +226,7 @@ def pgd_l2(
                 if target is None:
                     value = loss(logits, y[alive])
                 else:
+                    check_labels(logits, target[alive])
                     value = (logits.gather(1, target[alive, None]) - logits.gather(1, y[alive, None])).squeeze(1)
                 fooled = logits.argmax(dim=1) != y[alive]
                 better = fooled | (value.detach() > highest[alive])

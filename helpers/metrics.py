@@ -54,7 +54,7 @@ def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int = BATCH) -> T
     if y.shape != (len(x),) or y.dtype != torch.int64:
         raise ValueError(f"labels must be int64, one for each of the {len(x)} samples, not {y.dtype} {tuple(y.shape)}")
     logits = predict(model, x, batch_size=batch_size)
-    return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
+    return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
 
 
 def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int = BATCH) -> float:

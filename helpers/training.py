@@ -97,6 +97,6 @@ def _resume(path: Path, parts: dict, order: torch.Generator, device: torch.devic
         raise RuntimeError(f"{path} cannot be continued from ({error}): delete it to train from the start") from error
     order.set_state(state["order"].cpu())
     torch.set_rng_state(state["rng"].cpu())
-    if "cuda_rng" in state:
+    if "cuda_rng" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda_rng"].cpu())
     return state["losses"]

@@ -703,6 +703,37 @@ def test_pgd_maximises_the_loss_it_is_given():
     torch.testing.assert_close(minus_log_odds(model(x), y), -log_odds(model(x), y))
 
 
+def test_pgd_with_a_target_goes_there_whichever_class_is_nearer():
+    """Class 1 is one unit away to the right, class 2 two units to the left."""
+    weight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    model, x, y = linear(weight, torch.tensor([0.0, -1.0, -2.0])), torch.zeros(2, 2), torch.tensor([0, 0])
+    options = {"eps": 2.5, "steps": 10, "restarts": 1, "clip": False}
+    x_adv = pgd_l2(model, x, y, target=torch.tensor([1, 2]), **options)
+    assert predicted(model, x_adv).tolist() == [1, 2]
+    far = pgd_l2(model, x, y, target=torch.tensor([1, 2]), **options | {"eps": 0.5})
+    torch.testing.assert_close(far, torch.tensor([[0.5, 0], [-0.5, 0]]))
+    wrong = pgd_l2(model, x + torch.tensor([1.5, 0]), y, target=torch.tensor([2, 2]), **options)
+    assert torch.equal(wrong, x + torch.tensor([1.5, 0])), "any wrong class counts"
+
+
+def test_the_target_of_a_sample_follows_it_when_others_have_left():
+    weight, x = normal(4, 6, seed=3), normal(30, 6, seed=4)
+    model = linear(weight)
+    y = predicted(model, x)
+    target = (y + 1 + torch.arange(30) % 3) % 4
+    options = {"eps": 0.4, "steps": 6, "restarts": 1, "clip": False}
+    together = pgd_l2(model, x, y, target=target, **options)
+    assert 0 < (predicted(model, together) != y).sum() < 30
+    alone = [pgd_l2(model, x[i : i + 1], y[i : i + 1], target=target[i : i + 1], **options) for i in range(30)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("target", [torch.tensor([1, 2]), torch.tensor([1, 1, 3]), torch.tensor([[1], [2], [3]])], ids=str)
+def test_a_target_is_another_class_for_each_sample(target):
+    with pytest.raises(ValueError, match="one class for each sample, another than its own"):
+        pgd_l2(network(), images(3), torch.tensor([0, 1, 2]), eps=0.1, target=target)
+
+
 @pytest.mark.parametrize(("given", "expected"), [({}, 2.5 * 0.4 / 8), ({"step_size": 0.03}, 0.03)])
 def test_the_length_of_a_pgd_step(given, expected):
     model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))

@@ -108,10 +108,10 @@ def test_saving_again_replaces_the_network_and_its_card(empty_zoo):
 
 def test_the_zoo_is_sorted_and_its_folders_are_part_of_the_names(empty_zoo):
     assert zoo() == []
-    for name in ("z/b", "a", "z/a", "z/v1.5"):
+    for name in ("z", "a/v1.5", "a/c", "a/b", "a/a"):
         save_pretrained(name, mlp(4, (5, 6), 3), SMALL)
-    assert zoo() == ["a", "z/a", "z/b", "z/v1.5"]
-    assert load_pretrained("z/v1.5")(images()).shape == (7, 3)
+    assert zoo() == ["a/a", "a/b", "a/c", "a/v1.5", "z"]
+    assert load_pretrained("a/v1.5")(images()).shape == (7, 3)
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones(empty_zoo):
