@@ -67,10 +67,9 @@ def paper_table(result: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
             ours = rows_link(experiment, row, f"<b>{number(c.ours)}</b> ± {number(c.half)}")
             line.append(f'{ours}<br><span class="paper">paper {c.printed.lstrip("0")}</span><br>{mark(c.verdict)}')
         body.append(line)
-    marks = "Reduced: " + "; ".join(map(escape, reduced)) if reduced else "Nothing that the paper declares is reduced"
     return HTML(
         table(["", *map(escape, columns)], body, "paper-table")
-        + f'<p class="provenance">{marks}.</p>'
+        + reduced_line(reduced)
         + provenance(experiment)
         + _details(result)
     )
@@ -107,7 +106,13 @@ def sentence_table(sentences: pd.DataFrame) -> HTML:
     return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences"))
 
 
-def survival_table(survivals: pd.DataFrame, experiment) -> HTML:
+def reduced_line(reduced: list[str]) -> str:
+    """The line beneath a table that says in what our runs are smaller than the paper's."""
+    words = "Reduced: " + "; ".join(map(escape, reduced)) if reduced else "Nothing that the paper declares is reduced"
+    return f'<p class="provenance">{words}.</p>'
+
+
+def survival_table(survivals: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
     """What stronger attacks leave of each defence. survivals : of `defences.survivals`; numbers link to the rows."""
     head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "verdict"]
     body = [
@@ -122,7 +127,7 @@ def survival_table(survivals: pd.DataFrame, experiment) -> HTML:
         ]
         for s in survivals.itertuples()
     ]
-    return HTML(table(head, body) + provenance(experiment))
+    return HTML(table(head, body) + reduced_line(reduced) + provenance(experiment))
 
 
 def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> HTML:

@@ -114,7 +114,7 @@ def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
         "left": 0.77,
         "verdict": "survives",
     }
-    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT).data
+    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, []).data
     assert ".600 (.580 to .620)" in html and "<td>77%</td>" in html and "✓ survives" in html
 
 
