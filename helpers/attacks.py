@@ -3,7 +3,7 @@
 Shared by all of them:
 
 model : any function of a batch that returns logits (N, K); an nn.Module is put in evaluation mode for the attack and back
-x : (N, C, H, W) float images in [0, 1], or (N, d) float features of a representation layer (then `clip=False`)
+x : (N, C, H, W) float images in [0, 1]; with `clip=False` any finite values, also (N, d) features of a layer
 y : (N,) int64 true classes
 eps : radius of the perturbation in units of x, L2 per image unless the attack says otherwise
 clip : whether the result is brought back to [0, 1]. Clipping never leaves the ball, since x lies inside the range.
@@ -36,7 +36,7 @@ def check_input(x: Tensor, y: Tensor, eps: float, clip: bool) -> None:
     low, high = (v.item() for v in x.aminmax())
     if not (low > -float("inf") and high < float("inf")):
         raise ValueError("x contains NaN or infinity")
-    if x.ndim == 4 and (low < 0 or high > 1):
+    if clip and x.ndim == 4 and (low < 0 or high > 1):
         raise ValueError(
             f"image values must lie in [0, 1], not [{low:.3g}, {high:.3g}]: scale them (normalisation belongs in the model)"
         )

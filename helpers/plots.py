@@ -67,7 +67,7 @@ def _layout(figure: go.Figure, **options) -> go.Figure:
 
 
 def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) -> go.Figure:
-    """3D scatter of projected features, one panel per network; clean samples as dots, adversarial ones as crosses.
+    """3D scatter of projected features, one panel per network; clean samples as dots, adversarial ones as hollow diamonds.
 
     panels : {title: {"clean", "adversarial": (N, 3) points; "label": (N,); "clean_prediction", "clean_confidence",
         "adversarial_prediction", "adversarial_confidence": (N,); "explained": (3,) shares of variance}}
@@ -93,7 +93,7 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
                 for axis, name in zip(("xaxis", "yaxis", "zaxis"), names, strict=True)
             }
         )
-        for kind, symbol, size in (("clean", "circle", 3), ("adversarial", "x", 4)):
+        for kind, symbol, size in (("clean", "circle", 3), ("adversarial", "diamond-open", 3)):
             for c, name in enumerate(classes):
                 of_class = a["label"] == c
                 x, y, z = np.round(a[kind][of_class], 2).T
@@ -115,7 +115,7 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
                     marker={"size": size, "symbol": symbol, "color": PALETTE[c % len(PALETTE)], "opacity": 0.9},
                 )
         figure.add_annotation(
-            text=title,
+            text=f"{title}: ● clean, ◇ adversarial",
             xref="paper",
             yref="paper",
             x=(number + 0.5) / len(panels),

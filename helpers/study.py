@@ -35,6 +35,7 @@ class MissingRows(RuntimeError):
 
 def parse_seeds(seeds: str | int | list[int] | None) -> list[int] | None:
     """ "0-4", "0,3", 5 (that many) or a list -> a list of seeds; None stays None. raises ValueError for anything else."""
+    given = seeds
     try:
         if seeds is None or seeds == "":
             return None
@@ -47,7 +48,7 @@ def parse_seeds(seeds: str | int | list[int] | None) -> list[int] | None:
             return sorted(set(seeds), key=seeds.index)
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"seeds must look like 0-4 or 0,3, not {seeds!r}")
+    raise ValueError(f"seeds must look like 0-4 or 0,3, not {given!r}")
 
 
 def per_profile(**settings) -> dict[str, dict]:
@@ -77,6 +78,8 @@ class Study:
         if profile not in ("report", *PROFILES):
             raise ValueError(f"unknown profile {profile!r}; known are: report, {', '.join(reversed(PROFILES))}")
         self.paper, self.profile, self.seeds = paper, profile, parse_seeds(seeds)
+        if device and str(device).startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"device {device!r}: torch sees no GPU here; leave the device out, or name cpu")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.data_root, self.record = data_root, record
         self.working = profile != "report" and not record  # under _build, where a changed cell makes its rows anew

@@ -48,7 +48,8 @@ def number(value: float, digits: int = 3) -> str:
 def provenance(experiment) -> str:
     """The line beneath a table: profile, networks, device, day, commit, and what is smaller than in the paper."""
     status = experiment.status()
-    words = [f"{status['rows'].split()[0]} rows at profile <b>{status['profile']}</b>, {status['seeds']} seeds"]
+    count = rows_link(experiment, "", f"{status['rows'].split()[0]} rows")
+    words = [f"{count} at profile <b>{status['profile']}</b>, {status['seeds']} seeds"]
     words += [escape(status["device"]), status["last row"], f"commit {escape(status['commit'])}"]
     return f'<p class="provenance">{" · ".join(words)}</p>'
 

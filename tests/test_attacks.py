@@ -779,7 +779,6 @@ BAD_INPUT = [
     pytest.param({"x": with_pixel(-math.inf)}, "NaN or infinity", id="minus infinite pixel"),
     pytest.param({"x": with_pixel(-0.01)}, r"must lie in \[0, 1\], not \[-0.01", id="pixel below 0"),
     pytest.param({"x": 255 * images(3)}, r"must lie in \[0, 1\].*scale them", id="pixels to 255"),
-    pytest.param({"x": 255 * images(3), "clip": False}, r"must lie in \[0, 1\]", id="pixels to 255 without clip"),
     pytest.param({"x": (255 * images(3)).to(torch.uint8)}, "float tensor .* not torch.uint8", id="uint8 images"),
     pytest.param({"x": images(3).long()}, "float tensor .* not torch.int64", id="int64 images"),
     pytest.param({"x": images(3)[:, 0, 0, 0]}, r"batch dimension, not torch.float64 \(3,\)", id="one dimension"),
@@ -836,3 +835,14 @@ def test_pgd_goes_for_its_target_and_refuses_the_true_class():
     assert predicted(linear(weight), towards).item() == 2
     with pytest.raises(ValueError, match="another than its own"):
         pgd_l2(linear(weight), x, y, eps=0.5, clip=False, target=y)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_left_the_range_unclipped_can_be_attacked_again(attack):
+    model, x = network(), images()
+    y = predicted(model, x)
+    once = attack(model, x, y, eps=1.0, clip=False)
+    assert once.min() < 0 or once.max() > 1
+    assert attack(model, once, y, eps=0.1, clip=False).isfinite().all()
+    with pytest.raises(ValueError, match="must lie in"):
+        attack(model, once, y, eps=0.1, clip=True)
