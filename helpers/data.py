@@ -168,7 +168,8 @@ def _download(name: str, dataset: Dataset, path: Path) -> None:
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"could not download {name} from {dataset.source} ({error}), and there is no {path}. "
-            f"Either put {path.name} into a folder and point BOOK_DATA at it (or data_root), or choose profile='smoke', which needs no download."
+            f"Either put {path.name} into a folder and point BOOK_DATA at it (or data_root), or choose "
+            f"profile='smoke', which needs no download."
         ) from error
     partial = path.with_suffix(f".{os.getpid()}.part")
     try:
