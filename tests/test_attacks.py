@@ -839,7 +839,7 @@ def test_pgd_goes_for_its_target_and_refuses_the_true_class():
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_left_the_range_unclipped_can_be_attacked_again(attack):
-    model, once = network(), 1.4 * images() - 0.2
+    model, once = network(), 4 * images() - 1.5
     y = predicted(model, once)
     assert attack(model, once, y, eps=0.1, clip=False).isfinite().all()
     with pytest.raises(ValueError, match="must lie in"):
