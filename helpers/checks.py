@@ -7,9 +7,10 @@ from functools import partial
 import pandas as pd
 import torch
 
-from helpers.attacks import gradient, l2_norm, random_noise, unit_l2
+from helpers.attacks import gradient, random_noise
 from helpers.losses import dlr_loss
 from helpers.metrics import accuracy, correct, in_batches
+from helpers.norms import length, unit_l2
 
 Tensor = torch.Tensor
 Attack = Callable[..., Tensor]
@@ -60,7 +61,7 @@ def gradient_checks(
     g64 = gradient(copy.deepcopy(model).double(), x.double(), y, alpha_y)
     for name, g in (("literal float32", g32), ("literal float64", g64)):
         result[name] = accuracy(model, x - eps * unit_l2(g).to(x.dtype), y)
-    result["zero gradients"] = (l2_norm(g32) == 0).double().mean().item()
+    result["zero gradients"] = (length(g32) == 0).double().mean().item()
     result["signs agree"] = (g32.sign() == g64.sign()).double().mean().item()
     return result
 

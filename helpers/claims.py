@@ -185,6 +185,8 @@ def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
 def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int) -> dict:
     """The verdict of a sentence whose predicate compares cells "row/column", paired by seed.
 
+    A cell is one of the table's, or, where the paper only draws a curve, any metric of ours.
+
     Each term is supported (its interval lies on the claimed side), contradicted (beyond the margin on the other side) or
     undecided. Together: `holds`, `contradicted`, `in part` or `undecided`, with the counts.
     """
@@ -206,8 +208,9 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
         b = values(arguments[1]) if form != "below" else None
         variance = sampled(a) + (sampled(b) if b is not None else 0.0)
         row, _, column = arguments[0].partition("/")
-        cell = cells[(cells.row == row) & (cells.column == column)].iloc[0]
-        margin = margin_of(printed(cell.value, cell.unit)[0], cell.kind)
+        cell = cells[(cells.row == row) & (cells.column == column)]
+        told = (printed(cell.value.iloc[0], cell.unit.iloc[0])[0], cell.kind.iloc[0]) if len(cell) else (a.mean(), "attack")
+        margin = margin_of(*told)
         if form == "equal":
             low, high = interval(a - b, variance)
             verdict = (
@@ -262,3 +265,9 @@ def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
             words = [f"{v:,}" if isinstance(v, int) else str(v) for v in (mine, value)]
             marks.append(f"{name}: {' instead of '.join(words)}")
     return marks
+
+
+def beside(cells: pd.DataFrame, source: str, words: str) -> dict[tuple[str, str], str]:
+    """The numbers of a source for `tables.paper_table` to show under our own: {(row, column): "words .746"}."""
+    mine = cells[cells.source == source]
+    return {(c.row, c.column): f"{words} {c.value.removeprefix('0')}" for c in mine.itertuples()}

@@ -63,7 +63,7 @@ class Dataset:
     source: str
     licence: str
     fetch: Callable[[], Arrays]  # returns the arrays of the cache file
-    sha256: dict[str, str] | None = None  # of a complete split's pixel bytes; None where copies may be lossy
+    sha256: dict[str, str] | None = None  # of a complete split's pixel bytes; None where copies may be lossy or in another order
     embedded: bool = False  # made from an installed package: never cached, never downloaded
 
 
@@ -96,6 +96,36 @@ def _make_digits() -> Arrays:
     }
 
 
+def _make_digits_rgb() -> Arrays:
+    """The digits in colour on 32×32 patches of scikit-learn's two photographs: a stand-in for photographs of objects. Each digit
+    is blended over a patch of its own, in a colour far from the patch's mean; both are drawn from a fixed seed."""
+    from sklearn.datasets import load_sample_images
+
+    rng, photographs = np.random.default_rng(0), load_sample_images().images
+    arrays = _make_digits()
+    for split in ("train", "test"):
+        grey = np.pad(arrays[f"{split}_images"], ((0, 0), (2, 2), (2, 2)))[..., None] / 255
+        height, width, _ = photographs[0].shape
+        which, tops, lefts = rng.integers([2, height - 32, width - 32], size=(len(grey), 3)).T
+        patches = np.stack([photographs[i][t : t + 32, l : l + 32] for i, t, l in zip(which, tops, lefts, strict=True)]).astype(
+            float
+        )
+        colours = (patches.mean(axis=(1, 2)) + rng.uniform(96, 160, size=(len(grey), 3))) % 256
+        arrays[f"{split}_images"] = (patches * (1 - grey) + colours[:, None, None] * grey).round().astype(np.uint8)
+    return arrays
+
+
+def _fetch_cifar10() -> Arrays:
+    from helpers.torchvision_import import torchvision
+
+    arrays = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for split in ("train", "test"):
+            cifar = torchvision().datasets.CIFAR10(folder, train=split == "train", download=True)  # checks MD5, shows progress
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = cifar.data, np.array(cifar.targets, dtype=np.int64)
+    return arrays
+
+
 _TEN = tuple("0123456789")
 DATASETS: dict[str, Dataset] = {
     "mnist": Dataset(
@@ -117,6 +147,23 @@ DATASETS: dict[str, Dataset] = {
         source="sklearn.datasets.load_digits (UCI Optical Recognition of Handwritten Digits), resized",
         licence="CC BY 4.0",
         fetch=_make_digits,
+        embedded=True,
+    ),
+    "cifar10": Dataset(
+        splits={"train": 50_000, "test": 10_000},
+        shape=(32, 32, 3),
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        source="https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.datasets.CIFAR10",
+        licence="none stated; cite Krizhevsky 2009",
+        fetch=_fetch_cifar10,
+    ),
+    "digits_rgb": Dataset(
+        splits={"train": 1_297, "test": 500},
+        shape=(32, 32, 3),
+        classes=_TEN,
+        source="`digits` on patches of sklearn.datasets.load_sample_images (china.jpg, flower.jpg)",
+        licence="digits CC BY 4.0; photographs CC BY",
+        fetch=_make_digits_rgb,
         embedded=True,
     ),
 }

@@ -9,6 +9,8 @@ from html import escape
 import pandas as pd
 from IPython.display import HTML, display
 
+from helpers import claims
+
 MARKS = {
     "agrees": "✓",
     "differs": "✗",
@@ -45,6 +47,32 @@ def number(value: float, digits: int = 3) -> str:
     return text[1:] if text.startswith("0.") else text.replace("-0.", "−.").replace("-", "−")
 
 
+def shown(printed: str) -> str:
+    """A printed number without the zero before its point; the text itself otherwise."""
+    return printed[1:] if printed.startswith("0.") else printed
+
+
+def means_table(
+    rows: pd.DataFrame, experiment, row_axis: str, columns: list[str], beside: dict[tuple[str, str], str] | None = None
+) -> HTML:
+    """Our means with their 95 % intervals over networks where the paper prints nothing to compare with; numbers link to rows.
+
+    rows : of `experiment.grid`; a line per value of `row_axis`; beside : as in `paper_table`
+    """
+    body = []
+    for row in dict.fromkeys(rows[row_axis]):
+        line = [escape(str(row))]
+        for column in columns:
+            values = claims.by_seed(rows, row_axis, row, column)
+            low, high = claims.interval(values.to_numpy())
+            spread = f" ± {number((high - low) / 2)}" if len(values) > 1 else ""
+            words = (beside or {}).get((row, column))
+            also = f'<br><span class="paper">{escape(words)}</span>' if words else ""
+            line.append(rows_link(experiment, str(row), f"<b>{number(values.mean())}</b>{spread}") + also)
+        body.append(line)
+    return HTML(table(["", *map(escape, columns)], body) + provenance(experiment))
+
+
 def provenance(experiment) -> str:
     """The line beneath a table: profile, networks, device, day, commit, and what is smaller than in the paper."""
     status = experiment.status()
@@ -54,10 +82,11 @@ def provenance(experiment) -> str:
     return f'<p class="provenance">{" · ".join(words)}</p>'
 
 
-def paper_table(result: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
+def paper_table(result: pd.DataFrame, experiment, reduced: list[str], beside: dict[tuple[str, str], str] | None = None) -> HTML:
     """The paper's table with our number, its 95 % interval and a verdict in each cell; each number links to its rows.
 
     result : of `claims.compare`; reduced : of `claims.reduced`
+    beside : further words under a cell, by (row, column)
     """
     columns = list(dict.fromkeys(result.column))
     body = []
@@ -66,7 +95,9 @@ def paper_table(result: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
         for column in columns:
             c = cells[cells.column == column].iloc[0]
             ours = rows_link(experiment, row, f"<b>{number(c.ours)}</b> ± {number(c.half)}")
-            line.append(f'{ours}<br><span class="paper">paper {c.printed.lstrip("0")}</span><br>{mark(c.verdict)}')
+            words = (beside or {}).get((row, column))
+            also = f'<span class="paper">{escape(words)}</span><br>' if words else ""
+            line.append(f'{ours}<br><span class="paper">paper {shown(c.printed)}</span><br>{also}{mark(c.verdict)}')
         body.append(line)
     return HTML(
         table(["", *map(escape, columns)], body, "paper-table")

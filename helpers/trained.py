@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 import torch
 
@@ -15,7 +14,7 @@ class Trained:
     """A trained network that is not there yet: `open()` loads it, or trains and stores it.
 
     build : (settings, **args) -> untrained network, its initial weights decided by `seed` among the arguments
-    train : (network, data, settings, checkpoint=path, **args) -> list of losses
+    train : (network, data, settings, checkpoint=path, **args) -> one dict per epoch, of `training.fit`
     """
 
     def __init__(self, study, name: str, build, train, settings: dict, data: datasets.Split, version: int, args: dict):
@@ -33,7 +32,7 @@ class Trained:
         self.path = study.networks / f"{name}-{words}-{key}.safetensors"
 
     def open(self) -> torch.nn.Module:
-        """The network in evaluation mode on the study's device; `history` then holds its losses and training seconds.
+        """The network in evaluation mode on the study's device; `history` then holds one dict per epoch.
 
         raises RowError for a damaged file
         """
@@ -51,10 +50,8 @@ class Trained:
             except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
                 raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
         else:
-            started = time.monotonic()
             checkpoint = self.path.with_suffix(".checkpoint")
-            losses = self.train(network, self.data, settings, checkpoint=checkpoint, **args)
-            self.history = {"losses": losses, "seconds": round(time.monotonic() - started, 1)}
+            self.history = self.train(network, self.data, settings, checkpoint=checkpoint, **args)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             metadata = {"about": json.dumps(self.about), "history": json.dumps(self.history)}
             partial = self.path.with_suffix(".part")
@@ -65,5 +62,5 @@ class Trained:
                 partial.unlink(missing_ok=True)
                 raise RowError(f"could not write {self.path} ({error}); free some space, then start again") from error
             checkpoint.unlink(missing_ok=True)
-        self.study.opened[self.path.stem] = self.history["seconds"]
+        self.study.opened[self.path.stem] = round(sum(epoch["seconds"] for epoch in self.history), 1)
         return network.eval()

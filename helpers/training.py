@@ -12,7 +12,13 @@ from torch import nn
 from helpers.data import Split
 
 Tensor = torch.Tensor
+Schedule = Callable[[float], float]
 CHECKPOINT_SECONDS = 60  # an epoch that ends later than this after the last checkpoint writes one
+
+
+def linear(progress: float) -> float:
+    """The factor of the learning rate after this share of the training, in [0, 1): from 1 down to 0."""
+    return 1 - progress
 
 
 def fit(
@@ -24,59 +30,64 @@ def fit(
     lr: float,
     batch_size: int = 100,
     momentum: float = 0.9,
+    schedule: Schedule = linear,
     seed: int,
     checkpoint: Path | None = None,
-    after_epoch: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Minimise the objective by SGD whose rate falls linearly to 0; returns the mean loss of each epoch.
+    after_epoch: Callable[[int], dict | None] | None = None,
+) -> list[dict]:
+    """Minimise the objective by SGD; returns one dict per epoch.
 
     model : trained in place, left in training mode
+    schedule : share of the training done, in [0, 1) -> factor of the learning rate
     seed : decides the order of the batches; what the objective or dropout draws comes from torch's global generator, which
         this function seeds too
     checkpoint : a file that receives the state at epoch boundaries and is continued from if it is there; the result is the same
         as without the interruption
-    after_epoch : called with the number of finished epochs
+    after_epoch : called with the number of finished epochs; the numbers that it returns join the epoch's
+    returns per epoch {"loss": mean over the samples, "seconds": of training alone, **what after_epoch returned}
     raises ValueError for empty data or settings out of range, FloatingPointError if the loss is no longer finite
     """
-    if epochs < 1 or batch_size < 1 or not lr > 0:
-        raise ValueError(f"epochs and batch_size must be at least 1 and lr above 0, not {epochs}, {batch_size}, {lr}")
+    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+        raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     if len(data) == 0:
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     total = epochs * -(-len(data) // batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / total)
-    losses: list[float] = []
-    parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule(min(step / total, 1.0)))
+    history: list[dict] = []
+    parts = {"model": model, "optimiser": optimiser, "rate": rate}
     if checkpoint is not None and checkpoint.exists():
-        losses = _resume(checkpoint, parts, order, data.images.device)
+        history = _resume(checkpoint, parts, order, data.images.device)
     saved = time.monotonic()
-    for epoch in range(len(losses), epochs):
+    for epoch in range(len(history), epochs):
         model.train()
+        started = time.monotonic()
         running = torch.zeros((), device=data.images.device, dtype=torch.float64)
         for index in torch.randperm(len(data), generator=order).to(data.images.device).split(batch_size):
             loss = objective(model, data.images[index], data.labels[index])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            schedule.step()
+            rate.step()
             running += loss.detach() * len(index)
-        losses.append(running.item() / len(data))
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss became {losses[-1]} in epoch {epoch + 1}: lower the learning rate ({lr})")
-        if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            _save(checkpoint, parts, order, losses)
-            saved = time.monotonic()
+        mean = running.item() / len(data)
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss became {mean} in epoch {epoch + 1}: lower the learning rate ({lr})")
+        history.append({"loss": mean, "seconds": round(time.monotonic() - started, 3)})
         if after_epoch is not None:
-            after_epoch(epoch + 1)
-    return losses
+            history[-1] |= after_epoch(epoch + 1) or {}
+        if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            _save(checkpoint, parts, order, history)
+            saved = time.monotonic()
+    return history
 
 
-def _save(path: Path, parts: dict, order: torch.Generator, losses: list[float]) -> None:
+def _save(path: Path, parts: dict, order: torch.Generator, history: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"order": order.get_state(), "rng": torch.get_rng_state(), "losses": losses}
+    state |= {"order": order.get_state(), "rng": torch.get_rng_state(), "history": history}
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
     partial = path.with_suffix(".part")
@@ -88,7 +99,7 @@ def _save(path: Path, parts: dict, order: torch.Generator, losses: list[float]) 
         raise RuntimeError(f"could not write {path} ({error}): free some space, then start again") from error
 
 
-def _resume(path: Path, parts: dict, order: torch.Generator, device: torch.device) -> list[float]:
+def _resume(path: Path, parts: dict, order: torch.Generator, device: torch.device) -> list[dict]:
     try:
         state = torch.load(path, weights_only=True, map_location=device)
         for name, part in parts.items():
@@ -99,4 +110,4 @@ def _resume(path: Path, parts: dict, order: torch.Generator, device: torch.devic
     torch.set_rng_state(state["rng"].cpu())
     if "cuda_rng" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-    return state["losses"]
+    return state["history"]

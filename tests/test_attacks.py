@@ -18,7 +18,7 @@ from helpers.attacks import (
     logit_jacobian,
     minimal_shift,
     minus_log_odds,
-    pgd_l2,
+    pgd,
     project_l2,
     random_noise,
     unit_l2,
@@ -30,7 +30,7 @@ from helpers.models import mlp
 from helpers.training import fit
 
 ONE_STEP = [adv_loss, adv_loss_sign, adv_alpha]  # L2, no generator
-L2_GRADIENT = [*ONE_STEP, pgd_l2]
+L2_GRADIENT = [*ONE_STEP, pgd]
 WITH_GRADIENT = [*L2_GRADIENT, fgsm]
 ATTACKS = [*WITH_GRADIENT, random_noise]
 SHAPE = (1, 6, 6)  # of the images here
@@ -133,7 +133,7 @@ def test_every_attack_of_the_module_is_tested_here():
 
 
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("attack", [adv_loss, adv_alpha, pgd_l2])
+@pytest.mark.parametrize("attack", [adv_loss, adv_alpha, pgd])
 def test_with_two_linear_classes_the_step_is_eps_along_the_difference_of_the_weights(attack, clip):
     weight = normal(2, D, seed=1)
     u = (weight[0] - weight[1]) / (weight[0] - weight[1]).norm()
@@ -216,10 +216,10 @@ def test_a_saturated_float32_network_is_attacked_in_the_direction_of_float64(att
     torch.testing.assert_close(l2(x_adv - x), torch.full((len(y),), 0.1, dtype=torch.float64), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("attack", [pgd_l2, fgsm])
+@pytest.mark.parametrize("attack", [pgd, fgsm])
 def test_other_attacks_also_get_through_to_a_saturated_network(attack):
     model, x, y, *_ = saturated()
-    x, eps = x.float(), {pgd_l2: 0.1, fgsm: 0.1 / math.sqrt(D)}[attack]
+    x, eps = x.float(), {pgd: 0.1, fgsm: 0.1 / math.sqrt(D)}[attack]
     assert (log_odds(model(attack(model, x, y, eps=eps)), y) < log_odds(model(x), y) - 1).all()
 
 
@@ -339,7 +339,7 @@ def test_the_result_stays_in_its_ball_and_in_the_range_of_images(attack, eps, cl
     if clip:
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
-    elif attack is not pgd_l2:
+    elif attack is not pgd:
         assert (length >= eps * (1 - 1e-5)).all()
 
 
@@ -374,7 +374,7 @@ def test_the_result_is_a_new_tensor_like_the_images(attack, dtype):
 def test_float32_and_float64_agree(attack):
     x, model = images(), network()
     y = predicted(model, x)
-    options = {"eps": 0.1} | ({"restarts": 1} if attack is pgd_l2 else {})
+    options = {"eps": 0.1} | ({"restarts": 1} if attack is pgd else {})
     low = attack(network(dtype=torch.float32), x.float(), y, **options)
     high = attack(model, x, y, **options)
     torch.testing.assert_close(low.double(), high, rtol=0, atol=1e-4)
@@ -416,7 +416,7 @@ def test_the_true_class_loses_where_it_was_not_predicted(attack):
 def test_accuracy_falls_and_falls_further_with_eps(attack, trained):
     model, x, y = trained
     radii = {fgsm: (0.03, 0.1, 0.3), adv_loss_sign: (1.0, 2.5, 6.0)}.get(attack, (0.5, 1.5, 4.0))
-    options = {"steps": 10, "restarts": 1} if attack is pgd_l2 else {}
+    options = {"steps": 10, "restarts": 1} if attack is pgd else {}
     curve = [accuracy(model, attack(model, x, y, eps=eps, **options), y) for eps in radii]
     assert accuracy(model, x, y) - 0.05 > curve[0] > curve[1] > curve[2]
     assert curve[2] < 0.1
@@ -466,7 +466,7 @@ def test_a_sample_is_attacked_alike_in_any_company(attack):
 
     y = predicted(model, x)
     y[4] = (y[4] + 1) % 3  # one is wrong already
-    options = {"eps": 1e-3, "clip": False} | ({"restarts": 1, "steps": 5} if attack is pgd_l2 else {})
+    options = {"eps": 1e-3, "clip": False} | ({"restarts": 1, "steps": 5} if attack is pgd else {})
     alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], **options) for i in range(9)])
     together = attack(model, x, y, **options)
     torch.testing.assert_close(together - x, alone - x, rtol=1e-6, atol=1e-10)
@@ -493,7 +493,7 @@ def test_parameters_receive_no_gradient_and_keep_the_one_they_have(attack):
 def test_frozen_parameters_and_no_grad_do_not_matter(attack):
     model, x = network(), images()
     y = predicted(model, x)
-    options = {"generator": seeded()} if attack in (pgd_l2, random_noise) else {}
+    options = {"generator": seeded()} if attack in (pgd, random_noise) else {}
     expected = attack(model, x, y, eps=0.3, **options)
     options = {"generator": seeded()} if options else {}
     with torch.no_grad():
@@ -516,7 +516,7 @@ def test_training_mode_neither_changes_the_attack_nor_is_changed_by_it(attack):
     y = predicted(model, x)
 
     def run():
-        return attack(model, x, y, eps=0.05, **({"generator": seeded()} if attack in (pgd_l2, random_noise) else {}))
+        return attack(model, x, y, eps=0.05, **({"generator": seeded()} if attack in (pgd, random_noise) else {}))
 
     expected = run()
     state = {k: v.clone() for k, v in model.state_dict().items()}
@@ -570,7 +570,7 @@ def test_pgd_passes_only_unfinished_samples_through_the_model():
     """Two classes on a line, 0 where x > 0. The step is 0.25: a sample at 0.1 is fooled after one, at 0.3 after two."""
     model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
     x = torch.tensor([[2.0, 0], [-0.1, 0], [0.1, 0], [0.3, 0], [0.9, 0]])
-    x_adv = pgd_l2(model, x, torch.zeros(5).long(), eps=1.0, steps=10, restarts=1, clip=False)
+    x_adv = pgd(model, x, torch.zeros(5).long(), eps=1.0, steps=10, restarts=1, clip=False)
     assert model.sizes == [5, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]
     torch.testing.assert_close(x_adv[:, 0], torch.tensor([1.0, -0.1, -0.15, -0.2, -0.1]))
     assert torch.equal(x_adv[1], x[1])
@@ -579,13 +579,13 @@ def test_pgd_passes_only_unfinished_samples_through_the_model():
 
 def test_pgd_stops_once_all_are_fooled():
     model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
-    pgd_l2(model, torch.tensor([[0.1, 0], [0.2, 0]]), torch.zeros(2).long(), eps=1.0, steps=10, restarts=5, clip=False)
+    pgd(model, torch.tensor([[0.1, 0], [0.2, 0]]), torch.zeros(2).long(), eps=1.0, steps=10, restarts=5, clip=False)
     assert model.sizes == [2, 2]
 
 
 def test_pgd_restarts_only_the_samples_that_are_left():
     model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
-    pgd_l2(
+    pgd(
         model,
         torch.tensor([[3.0, 0], [0.2, 0]]),
         torch.zeros(2).long(),
@@ -600,7 +600,7 @@ def test_pgd_restarts_only_the_samples_that_are_left():
 
 def test_pgd_returns_fooled_samples_misclassified(trained):
     model, x, y = trained
-    x_adv = pgd_l2(model, x, y, eps=1.0, steps=10, restarts=2, generator=seeded())
+    x_adv = pgd(model, x, y, eps=1.0, steps=10, restarts=2, generator=seeded())
     fooled = predicted(model, x_adv) != y
     assert 0.2 < fooled.double().mean() < 1
     assert (log_odds(model(x_adv), y)[~fooled] < log_odds(model(x), y)[~fooled]).all()
@@ -612,7 +612,7 @@ def test_pgd_returns_fooled_samples_misclassified(trained):
 @pytest.mark.parametrize("eps", [0.5, 1.0])
 def test_pgd_is_at_least_as_strong_as_one_step(eps, trained):
     model, x, y = trained
-    pgd = pgd_l2(model, x, y, eps=eps, steps=20, restarts=2, generator=seeded())
+    pgd = pgd(model, x, y, eps=eps, steps=20, restarts=2, generator=seeded())
     for attack in ONE_STEP:
         one = attack(model, x, y, eps=eps)
         assert accuracy(model, pgd, y) <= accuracy(model, one, y)
@@ -628,7 +628,7 @@ def bumpy(x):
 def test_pgd_returns_the_iterate_of_highest_loss():
     for seed in range(5):
         model, x, y = Recorder(bumpy), normal(1, 3, seed=seed), torch.tensor([0])
-        x_adv = pgd_l2(model, x, y, eps=1.0, steps=6, restarts=3, step_size=0.7, clip=False, generator=seeded(seed))
+        x_adv = pgd(model, x, y, eps=1.0, steps=6, restarts=3, step_size=0.7, clip=False, generator=seeded(seed))
         seen = torch.cat(model.seen)
         assert len(seen) == 3 * 7
         losses = -log_odds(bumpy(seen), y.expand(len(seen)))
@@ -642,7 +642,7 @@ def test_pgd_returns_the_mistake_even_where_an_earlier_iterate_had_a_higher_loss
         return torch.stack([torch.ones_like(p), 10 * p - 3, -10 - (p - 0.1) ** 2], dim=1)
 
     options = {"eps": 1.0, "steps": 1, "restarts": 1, "step_size": 0.5, "clip": False}
-    x_adv = pgd_l2(model, torch.zeros(1, 1), torch.tensor([0]), loss=lambda logits, y: logits[:, 2], **options)
+    x_adv = pgd(model, torch.zeros(1, 1), torch.tensor([0]), loss=lambda logits, y: logits[:, 2], **options)
     assert x_adv.item() == pytest.approx(0.5)
 
 
@@ -651,7 +651,7 @@ def test_every_iterate_of_pgd_is_allowed(clip):
     model, x = Recorder(network()), edge_images(dtype=torch.float64)
     y = predicted(model, x)
     model.seen.clear()
-    pgd_l2(model, x[:1], y[:1], eps=0.4, steps=5, restarts=4, step_size=0.3, clip=clip, generator=seeded())
+    pgd(model, x[:1], y[:1], eps=0.4, steps=5, restarts=4, step_size=0.3, clip=clip, generator=seeded())
     seen = torch.cat(model.seen)
     assert (l2(seen - x[:1]) <= 0.4 + 1e-9).all()
     assert (seen.min() >= 0 and seen.max() <= 1) == clip
@@ -663,7 +663,7 @@ def test_every_iterate_of_pgd_is_allowed(clip):
 
 def test_pgd_starts_anywhere_in_the_ball():
     model, x = Recorder(linear(torch.zeros(2, 2), torch.tensor([1.0, 0]))), torch.zeros(400, 2)
-    pgd_l2(model, x, torch.zeros(400).long(), eps=2.0, steps=1, restarts=2, clip=False, generator=seeded())
+    pgd(model, x, torch.zeros(400).long(), eps=2.0, steps=1, restarts=2, clip=False, generator=seeded())
     start = model.seen[2]
     radius = l2(start)
     assert radius.max() <= 2 + 1e-5
@@ -675,7 +675,7 @@ def test_pgd_depends_on_its_generator_and_on_nothing_else_that_is_random():
     x, y = normal(6, 3), torch.zeros(6).long()
 
     def run(seed, **options):
-        return pgd_l2(bumpy, x, y, **{"eps": 1.0, "steps": 5, "restarts": 3, "clip": False, "generator": seeded(seed), **options})
+        return pgd(bumpy, x, y, **{"eps": 1.0, "steps": 5, "restarts": 3, "clip": False, "generator": seeded(seed), **options})
 
     torch.manual_seed(0)
     first = run(1)
@@ -689,7 +689,7 @@ def test_pgd_depends_on_its_generator_and_on_nothing_else_that_is_random():
 def test_more_restarts_find_more():
     x, y = normal(20, 3), torch.zeros(20).long()
     options = {"eps": 1.0, "steps": 10, "clip": False}
-    one, many = (minus_log_odds(bumpy(pgd_l2(bumpy, x, y, restarts=n, generator=seeded(), **options)), y) for n in (1, 8))
+    one, many = (minus_log_odds(bumpy(pgd(bumpy, x, y, restarts=n, generator=seeded(), **options)), y) for n in (1, 8))
     assert (many >= one).all()
     assert (many > one + 0.1).sum() > 5
 
@@ -698,8 +698,8 @@ def test_pgd_maximises_the_loss_it_is_given():
     model, x = network(), images()
     y = predicted(model, x)
     options = {"eps": 0.2, "steps": 5, "restarts": 1}
-    assert (log_odds(model(pgd_l2(model, x, y, loss=log_odds, **options)), y) > log_odds(model(x), y)).all()
-    assert (dlr_loss(model(pgd_l2(model, x, y, loss=dlr_loss, **options)), y) > dlr_loss(model(x), y)).all()
+    assert (log_odds(model(pgd(model, x, y, loss=log_odds, **options)), y) > log_odds(model(x), y)).all()
+    assert (dlr_loss(model(pgd(model, x, y, loss=dlr_loss, **options)), y) > dlr_loss(model(x), y)).all()
     torch.testing.assert_close(minus_log_odds(model(x), y), -log_odds(model(x), y))
 
 
@@ -708,11 +708,11 @@ def test_pgd_with_a_target_goes_there_whichever_class_is_nearer():
     weight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     model, x, y = linear(weight, torch.tensor([0.0, -1.0, -2.0])), torch.zeros(2, 2), torch.tensor([0, 0])
     options = {"eps": 2.5, "steps": 10, "restarts": 1, "clip": False}
-    x_adv = pgd_l2(model, x, y, target=torch.tensor([1, 2]), **options)
+    x_adv = pgd(model, x, y, target=torch.tensor([1, 2]), **options)
     assert predicted(model, x_adv).tolist() == [1, 2]
-    far = pgd_l2(model, x, y, target=torch.tensor([1, 2]), **options | {"eps": 0.5})
+    far = pgd(model, x, y, target=torch.tensor([1, 2]), **options | {"eps": 0.5})
     torch.testing.assert_close(far, torch.tensor([[0.5, 0], [-0.5, 0]]))
-    wrong = pgd_l2(model, x + torch.tensor([1.5, 0]), y, target=torch.tensor([2, 2]), **options)
+    wrong = pgd(model, x + torch.tensor([1.5, 0]), y, target=torch.tensor([2, 2]), **options)
     assert torch.equal(wrong, x + torch.tensor([1.5, 0])), "any wrong class counts"
 
 
@@ -722,29 +722,29 @@ def test_the_target_of_a_sample_follows_it_when_others_have_left():
     y = predicted(model, x)
     target = (y + 1 + torch.arange(30) % 3) % 4
     options = {"eps": 0.4, "steps": 6, "restarts": 1, "clip": False}
-    together = pgd_l2(model, x, y, target=target, **options)
+    together = pgd(model, x, y, target=target, **options)
     assert 0 < (predicted(model, together) != y).sum() < 30
-    alone = [pgd_l2(model, x[i : i + 1], y[i : i + 1], target=target[i : i + 1], **options) for i in range(30)]
+    alone = [pgd(model, x[i : i + 1], y[i : i + 1], target=target[i : i + 1], **options) for i in range(30)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("target", [torch.tensor([1, 2]), torch.tensor([1, 1, 3]), torch.tensor([[1], [2], [3]])], ids=str)
 def test_a_target_is_another_class_for_each_sample(target):
     with pytest.raises(ValueError, match="one class for each sample, another than its own"):
-        pgd_l2(network(), images(3), torch.tensor([0, 1, 2]), eps=0.1, target=target)
+        pgd(network(), images(3), torch.tensor([0, 1, 2]), eps=0.1, target=target)
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, 2.5 * 0.4 / 8), ({"step_size": 0.03}, 0.03)])
 def test_the_length_of_a_pgd_step(given, expected):
     model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
-    pgd_l2(model, torch.tensor([[9.0, 0]]), torch.tensor([0]), eps=0.4, steps=8, restarts=1, clip=False, **given)
+    pgd(model, torch.tensor([[9.0, 0]]), torch.tensor([0]), eps=0.4, steps=8, restarts=1, clip=False, **given)
     assert l2(model.seen[1] - model.seen[0]).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("steps", "restarts"), [(0, 1), (1, 0), (-3, 5), (40, -1)])
 def test_pgd_needs_a_step_and_a_restart(steps, restarts):
     with pytest.raises(ValueError, match=f"must be at least 1, not {steps} and {restarts}"):
-        pgd_l2(network(), images(), torch.zeros(8).long(), eps=0.1, steps=steps, restarts=restarts)
+        pgd(network(), images(), torch.zeros(8).long(), eps=0.1, steps=steps, restarts=restarts)
 
 
 # random noise
@@ -830,11 +830,11 @@ def test_labels_and_logits_that_do_not_fit_are_refused(attack, bad, message):
 def test_pgd_goes_for_its_target_and_refuses_the_true_class():
     weight = torch.eye(3)
     x, y = torch.tensor([[1.0, 0.6, 0.5]]), torch.tensor([0])
-    towards = pgd_l2(linear(weight), x, y, eps=0.5, steps=20, restarts=1, clip=False, target=torch.tensor([2]))
+    towards = pgd(linear(weight), x, y, eps=0.5, steps=20, restarts=1, clip=False, target=torch.tensor([2]))
     assert (towards - x)[0, 2] > 0.2 and abs((towards - x)[0, 1]) < 1e-6
     assert predicted(linear(weight), towards).item() == 2
     with pytest.raises(ValueError, match="another than its own"):
-        pgd_l2(linear(weight), x, y, eps=0.5, clip=False, target=y)
+        pgd(linear(weight), x, y, eps=0.5, clip=False, target=y)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from helpers import checks
-from helpers.attacks import adv_loss, pgd_l2
+from helpers.attacks import adv_loss, pgd
 
 EPS, RADII = 1.0, [0.5, 2.0, checks.UNBOUNDED]
 
@@ -33,7 +33,7 @@ def judged(network, other, x, y):
         eps=EPS,
         radii=RADII,
         one_step=adv_loss,
-        iterated=partial(pgd_l2, steps=10, restarts=1),
+        iterated=partial(pgd, steps=10, restarts=1),
         generator=torch.Generator().manual_seed(0),
     )
     return c, {name: good for name, good, _ in checks.judge_checks(pd.Series(c), eps=EPS, radii=RADII, chance=0.34)}

@@ -1,0 +1,73 @@
+"""Norms of perturbations: the length of each sample's, the steepest direction of length 1, the way back into the ball.
+
+Everywhere `v` is (N, ...), one perturbation per sample, and `norm` one of NORMS. Nothing here leaves the device.
+"""
+
+import torch
+
+Tensor = torch.Tensor
+NORMS = ("l2", "linf", "l1")
+
+
+def check_norm(norm: str, allowed: tuple[str, ...] = NORMS) -> None:
+    """Raise ValueError for a norm that is not among `allowed`."""
+    if norm not in allowed:
+        raise ValueError(f"norm must be one of {', '.join(allowed)}, not {norm!r}")
+
+
+def expand(per_sample: Tensor, like: Tensor) -> Tensor:
+    """(N,) reshaped to (N, 1, ..., 1), to multiply with `like`."""
+    return per_sample.view(-1, *[1] * (like.ndim - 1))
+
+
+def length(v: Tensor, norm: str = "l2") -> Tensor:
+    """The norm of each sample's perturbation: (N,)."""
+    check_norm(norm)
+    return v.flatten(1).norm(dim=1, p={"l2": 2, "linf": torch.inf, "l1": 1}[norm])
+
+
+def dual(norm: str) -> str:
+    """The norm ‖g‖_* = max of <g, u> over ‖u‖ ≤ 1 (Huang et al. 2015, §1.1): L2 is its own, L∞ and L1 are each other's."""
+    check_norm(norm)
+    return {"l2": "l2", "linf": "l1", "l1": "linf"}[norm]
+
+
+def unit_l2(v: Tensor) -> Tensor:
+    """Each sample divided by its L2 norm, without overflow or underflow on the way; a zero sample stays zero."""
+    tiny = torch.finfo(v.dtype).tiny
+    v = v / expand(length(v, "linf").clamp_min(tiny), v)
+    return v / expand(length(v).clamp_min(tiny), v)
+
+
+def steepest(g: Tensor, norm: str = "l2") -> Tensor:
+    """The u of norm 1 with the largest <g, u>, per sample; zero where g is zero.
+
+    L2: g / ‖g‖₂. L∞: sign(g). L1: sign(g_I) e_I, one value at the largest entry I of |g| (the first of equal ones).
+    """
+    check_norm(norm)
+    if norm == "l2":
+        return unit_l2(g)
+    if norm == "linf":
+        return g.sign()
+    flat = g.flatten(1)
+    largest = flat.abs().argmax(dim=1, keepdim=True)
+    return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign()).view_as(g)
+
+
+def project(v: Tensor, eps: float, norm: str = "l2") -> Tensor:
+    """The point of the ball of radius eps that is nearest in L2, per sample, for "l2" and "linf"; samples inside stay."""
+    check_norm(norm, ("l2", "linf"))
+    if norm == "linf":
+        return v.clamp(-eps, eps)
+    return v * expand((eps / length(v).clamp_min(torch.finfo(v.dtype).tiny)).clamp_max(1.0), v)
+
+
+def random_in_ball(like: Tensor, eps: float, norm: str = "l2", generator: torch.Generator | None = None) -> Tensor:
+    """A perturbation per sample somewhere in the ball: L∞ uniform; L2 a uniform direction at a uniform radius."""
+    check_norm(norm, ("l2", "linf"))
+    how = {"generator": generator, "device": like.device, "dtype": like.dtype}
+    if norm == "linf":
+        return eps * (2 * torch.rand(like.shape, **how) - 1)
+    radius = eps * torch.rand(len(like), **how)
+    noise = torch.randn(like.shape, **how)
+    return expand(radius, noise) * unit_l2(noise)
