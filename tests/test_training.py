@@ -13,6 +13,16 @@ from helpers.metrics import accuracy
 from helpers.training import fit
 
 
+class Interruption(Exception):
+    pass
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    return tmp_path / "folder" / "of networks" / "a.pt"
+
+
 def toy(n=60):
     """Three classes of 2×2 images, far apart."""
     generator = torch.Generator().manual_seed(0)
@@ -40,15 +50,16 @@ def state(model):
 def fitted(model=None, data=None, objective=loss, **options):
     """(flat parameters, losses) of a fit."""
     model, data = network() if model is None else model, toy() if data is None else data
-    losses = fit(model, data, objective, **{"epochs": 6, "lr": 0.1, "batch_size": 16, "seed": 0, **options})
-    return state(model).detach(), losses
+    history = fit(model, data, objective, **{"epochs": 6, "lr": 0.1, "batch_size": 16, "seed": 0, **options})
+    return state(model).detach(), [epoch["loss"] for epoch in history]
 
 
 def test_a_separable_problem_is_learned():
     model, data = network(), toy()
-    losses = fit(model, data, loss, epochs=20, lr=0.2, batch_size=10, seed=0)
-    assert len(losses) == 20
-    assert losses[-1] < losses[0] / 4
+    history = fit(model, data, loss, epochs=20, lr=0.2, batch_size=10, seed=0)
+    assert len(history) == 20
+    assert history[-1]["loss"] < history[0]["loss"] / 4
+    assert all(0 < epoch["seconds"] < 60 for epoch in history)
     assert accuracy(model, data.images, data.labels) == 1
     assert all(m.training for m in model.modules())
 
@@ -60,7 +71,7 @@ def test_the_network_is_trained_in_training_mode_even_if_it_came_in_another():
         modes.append([m.training for m in model.modules()])
         return loss(model, x, y)
 
-    fit(model, toy(), objective, epochs=2, lr=0.1, seed=0, after_epoch=lambda _: model.eval())
+    fit(model, toy(), objective, epochs=2, lr=0.1, seed=0, after_epoch=lambda _: model.eval() and None)
     assert all(all(m) for m in modes)
 
 
@@ -133,6 +144,23 @@ def test_the_learning_rate_falls_linearly_to_zero(epochs, batch_size):
     assert rates == pytest.approx([0.8 * (1 - step / total) for step in range(total)], abs=1e-12)
 
 
+def test_the_schedule_hears_how_much_is_done_and_scales_the_rate():
+    """Two rates: 0.8 for the first half of the steps, a tenth of it for the second."""
+    weight, seen = nn.Module(), []
+    weight.p = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def objective(model, x, y):
+        seen.append(-model.p.item())
+        return model.p
+
+    def steps(done):
+        return 1.0 if done < 0.5 else 0.1
+
+    fit(weight, toy(), objective, epochs=4, lr=0.8, batch_size=30, momentum=0, schedule=steps, seed=0)
+    seen.append(-weight.p.item())
+    assert [b - a for a, b in zip(seen, seen[1:], strict=False)] == pytest.approx(4 * [0.8] + 4 * [0.08])
+
+
 def test_momentum_is_used():
     assert not torch.equal(fitted(momentum=0.0)[0], fitted()[0])
     assert torch.equal(fitted(momentum=0.9)[0], fitted()[0])
@@ -159,25 +187,32 @@ def test_after_epoch_hears_of_every_finished_epoch():
     assert finished == [1, 2, 3, 4, 5, 6]
 
 
+def test_what_after_epoch_returns_is_kept_with_the_epoch(checkpoint):
+    def measured(epoch):
+        if epoch == 5 and not resumed:
+            raise Interruption
+        return {"clean": epoch / 10}
+
+    resumed = False
+    with pytest.raises(Interruption):
+        fitted(checkpoint=checkpoint, after_epoch=measured)
+    resumed = True
+    history = fit(network(), toy(), loss, epochs=6, lr=0.1, batch_size=16, seed=0, checkpoint=checkpoint, after_epoch=measured)
+    assert [epoch["clean"] for epoch in history] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert all(epoch.keys() == {"loss", "seconds", "clean"} for epoch in history)
+
+
 # interruption
 
 
-class Interruption(Exception):
-    pass
-
-
 def stop_after(last):
+    """Interrupts while the epoch after `last` is being measured: that one is lost, `last` is stored."""
+
     def after_epoch(epoch):
-        if epoch == last:
+        if epoch == last + 1:
             raise Interruption
 
     return after_epoch
-
-
-@pytest.fixture
-def checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    return tmp_path / "folder" / "of networks" / "a.pt"
 
 
 @pytest.mark.parametrize("stops", [[1], [3], [5], [2, 4]])
@@ -285,17 +320,17 @@ def test_a_loss_that_is_not_finite_stops_the_training(value, tmp_path, monkeypat
     with pytest.raises(FloatingPointError, match=r"in epoch 2: lower the learning rate \(0.1\)"):
         fitted(objective=objective, checkpoint=tmp_path / "a.pt", epochs=3)
     assert len(calls) == 8
-    assert len(torch.load(tmp_path / "a.pt", weights_only=True)["losses"]) == 1, "the state after it was kept"
+    assert len(torch.load(tmp_path / "a.pt", weights_only=True)["history"]) == 1, "the state after it was kept"
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"epochs": -1}, {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"batch_size": 0}],
+    [{"epochs": 0}, {"epochs": -1}, {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"lr": math.inf}, {"batch_size": 0}],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(options):
     model = network()
-    with pytest.raises(ValueError, match="epochs and batch_size must be at least 1 and lr above 0"):
+    with pytest.raises(ValueError, match="epochs and batch_size must be at least 1 and lr finite and above 0"):
         fitted(model, **options)
     assert torch.equal(state(model), state(network()))
 
