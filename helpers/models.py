@@ -14,6 +14,16 @@ from torch import nn
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+class Dropout(nn.Dropout):
+    """nn.Dropout with a mask that depends on the seed alone: torch draws its own differently from one version to another."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.p
+        return x * (torch.rand(x.shape, dtype=torch.float64, device=x.device) < keep).to(x.dtype).div(keep)
+
+
 def mlp(inputs: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 0.0) -> nn.Sequential:
     """Fully connected network with ReLU: Flatten, (Linear, ReLU[, Dropout]) per hidden layer, Linear to logits (N, classes).
 
@@ -26,7 +36,7 @@ def mlp(inputs: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 
     for width in hidden:
         layers += [nn.Linear(inputs, width), nn.ReLU()]
         if dropout:
-            layers.append(nn.Dropout(dropout))
+            layers.append(Dropout(dropout))
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 

@@ -9,7 +9,7 @@ from torch import nn
 from helpers import models
 from helpers.data import DATASETS, default_root, load
 from helpers.metrics import accuracy, predict
-from helpers.models import card, load_pretrained, mlp, save_pretrained, zoo
+from helpers.models import Dropout, card, load_pretrained, mlp, save_pretrained, zoo
 
 SMALL = {"architecture": {"name": "mlp", "arguments": {"inputs": 4, "hidden": [5, 6], "classes": 3}}}
 
@@ -38,11 +38,20 @@ def test_an_mlp_has_the_layers_asked_for(hidden, shapes):
 
 def test_an_mlp_drops_only_hidden_units_and_only_in_training():
     network = mlp(4, (500, 6), 3, dropout=0.25)
-    assert [type(m) for m in network] == [nn.Flatten, *2 * [nn.Linear, nn.ReLU, nn.Dropout], nn.Linear]
+    assert [type(m) for m in network] == [nn.Flatten, *2 * [nn.Linear, nn.ReLU, Dropout], nn.Linear]
     assert {m.p for m in network if isinstance(m, nn.Dropout)} == {0.25}
     x = torch.ones(40, 500)
     assert 0.2 < (network[3](x) == 0).double().mean() < 0.3
     assert torch.equal(network.eval()[3](x), x)
+
+
+def test_dropout_depends_on_the_seed_alone_and_keeps_the_mean():
+    dropped = Dropout(0.2)(torch.ones(12))
+    assert (dropped > 0).int().tolist() == [0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]  # with any version of torch
+    assert dropped.unique().tolist() == [0.0, 1.25]
+    x = torch.ones(3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(Dropout(0.5)(x * 1).sum(), x)
+    assert set(gradient.tolist()) <= {0.0, 2.0}
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
