@@ -117,6 +117,7 @@ def save_pretrained(name: str, network: nn.Module, about: dict) -> Path:
     path = WEIGHTS / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    path.with_suffix(".json").unlink(missing_ok=True)  # killed in between, a network is not in the zoo, never under a wrong card
     save_file({k: v.contiguous().cpu() for k, v in half.items()}, path)
     path.with_suffix(".json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
     return path

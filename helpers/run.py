@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -204,12 +205,12 @@ def _tidy_file(path: Path) -> None:
 
 def report_comparison(book: Path, again: list[Path], profile: str, output: Path) -> bool:
     """Say which of the book's stored rows came out again; the rows one by one go to `output`. Returns whether all did."""
-    lines, good = ["paper,run,arguments,came out again,metric with the largest difference,stored,again"], True
+    lines, good = [("paper", "run", "arguments", "came out again", "metric with the largest difference", "stored", "again")], True
     for path in sorted(p for folder in again for p in folder.glob(f"*/{profile}/*.jsonl")):
         stored = storage.read(book / Path(*path.parts[-3:]))
         results = storage.came_out_again(stored, storage.read(path), close=profile == "smoke")
         for r in results:
-            lines.append(f"{path.parts[-3]},{path.stem},{r['args']},{r['verdict']},{r['metric']},{r['stored']},{r['again']}")
+            lines.append((path.parts[-3], path.stem, *(r[k] for k in ("args", "verdict", "metric", "stored", "again"))))
             if r["verdict"] == "no":
                 print(f"  {path.stem} {r['args']}: {r['metric']} was {r['stored']}, now {r['again']}")
         count = {v: sum(r["verdict"] == v for r in results) for v in ("yes", "no", "not stored")}
@@ -217,7 +218,8 @@ def report_comparison(book: Path, again: list[Path], profile: str, output: Path)
         extra = f", {count['not stored']} not in the book" if count["not stored"] else ""
         asked = count["yes"] + count["no"]
         print(f"{path.parts[-3]} {path.stem}: {count['yes']} of {asked} of the book's rows came out again{extra}")
-    output.write_text("\n".join(lines) + "\n")
+    with output.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
     return good
 
 

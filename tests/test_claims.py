@@ -202,15 +202,36 @@ def test_reduced_names_what_is_smaller_than_the_paper_declares():
 def test_the_committed_claims_hold_all_of_the_paper():
     huang = claims.read("huang2015")
     numbers = huang[huang.kind != "sentence"]
-    assert numbers.groupby("source").size().to_dict() == {"Table 1": 25, "Table 2": 10}
-    assert claims.count(huang) == 33 and set(numbers.same_as) == {"", "Table 1/Normal/Adv_Loss", "Table 2/Normal/Adv_Loss"}
+    assert numbers.groupby("source").size().to_dict() == {"Table 1": 25, "Table 2": 10, "§4.1": 2}
+    assert claims.count(huang) == 35 and set(numbers.same_as) == {"", "Table 1/Normal/Adv_Loss", "Table 2/Normal/Adv_Loss"}
     assert not numbers.duplicated(["source", "row", "column"]).any()
     value = numbers.set_index(["source", "row", "column"]).value
     assert value["Table 1", "LWA", "Adv_Alpha"] == "0.857" and value["Table 2", "Normal", "Adv_Loss_Sign"] == "0.6940"
     names = set(numbers.row + "/" + numbers.column)
-    for sentence in huang[huang.kind == "sentence"].itertuples():
+    sentences = huang[huang.kind == "sentence"]
+    assert sentences.groupby("source").size().to_dict() == {"Table 1": 10, "Table 2": 2, "Figure 1": 5}
+    for sentence in sentences[sentences.source != "Figure 1"].itertuples():  # a figure prints no numbers to name
         for form, arguments in claims.parse_predicate(sentence.predicate):
             assert set(arguments[: 1 if form == "below" else 2]) <= names
+
+
+def test_the_later_notebooks_numbers_stand_beside_the_papers_and_count_for_nothing():
+    later = claims.read("huang2015_notebooks")
+    words = claims.beside(later, "LeNet", "notebooks")
+    assert words["Normal", "Fixed"] == "notebooks .7456" and len(words) == 10
+    assert len(claims.beside(later, "CIFAR-10", "x")) == 15 and claims.beside(later, "Table 1", "x") == {}
+
+
+def test_a_sentence_about_a_curve_compares_metrics_that_the_paper_prints_no_number_for():
+    """The margin is then that of our own value."""
+    how = {"row_axis": "method", "images": 10**9}
+    table = rows(a=A).assign(low=LOW, near=[v - 0.02 for v in A])
+    none = cells().reindex(columns=["row", "column", "value", "unit", "kind"])
+    assert claims.judge_sentence("greater(a/acc, a/low)", none, table, **how)["verdict"] == "holds"
+    assert claims.judge_sentence("greater(a/low, a/acc)", none, table, **how)["verdict"] == "contradicted"
+    assert claims.judge_sentence("greater(a/near, a/acc)", none, table, **how)["verdict"] == "undecided"
+    with pytest.raises(KeyError, match="a, misspelt"):
+        claims.judge_sentence("greater(a/misspelt, a/acc)", none, table, **how)
 
 
 @pytest.mark.parametrize(

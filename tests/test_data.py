@@ -80,6 +80,22 @@ def test_no_digit_is_in_both_splits():
     assert not train & test
 
 
+@pytest.mark.parametrize(("split", "size", "digest"), [("train", 1297, "f5c35b435a4a818a"), ("test", 500, "bd8a43cbe677e244")])
+def test_the_embedded_digits_in_colour_are_what_they_always_were(split, size, digest):
+    digits, grey = load("digits_rgb", split), load("digits", split)
+    assert digits.images.shape == (size, 3, 32, 32) and torch.equal(digits.labels, grey.labels)
+    assert digits.digest == digest
+    around = torch.nn.functional.pad(grey.images, (2, 2, 2, 2)) == 0
+    assert (digits.images.amax(dim=(0, 2, 3)) - digits.images.amin(dim=(0, 2, 3)) > 0.9).all(), "patches of every brightness"
+    background = digits.images.masked_fill(~around, 0)
+    assert len({patch.numpy().tobytes() for patch in background}) > 0.99 * size, "a patch of its own for each"
+    full = grey.images.amax(dim=(1, 2, 3)) == 1
+    stroke = torch.nn.functional.pad(grey.images, (2, 2, 2, 2)) > 0.9
+    assert all(
+        image[:, m[0]].std(dim=1).max() < 0.08 for image, m in zip(digits.images[full][:50], stroke[full][:50], strict=True)
+    )
+
+
 def test_embedded_data_needs_no_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BOOK_DATA", str(tmp_path / "not there"))
     load("digits", "test", data_root=tmp_path / "nor there")
@@ -446,6 +462,24 @@ def test_a_file_of_the_mirror_that_is_cut_or_missing_is_a_failed_download(mirror
     with pytest.raises(DataError, match="(?s)could not download mnist .*profile='smoke'"):
         load("mnist", "train", data_root=tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_cifar10_comes_through_torchvision(monkeypatch):
+    class CIFAR10:
+        """As torchvision's: pixels as an array, labels as a list."""
+
+        def __init__(self, root, train, download):
+            assert download and Path(root).is_dir()
+            part = "train" if train else "test"
+            content = arrays(shape=(32, 32, 3))
+            self.data, self.targets = content[f"{part}_images"], content[f"{part}_labels"].tolist()
+
+    from helpers.torchvision_import import torchvision
+
+    monkeypatch.setattr(torchvision().datasets, "CIFAR10", CIFAR10)
+    fetched, expected = data._fetch_cifar10(), arrays(shape=(32, 32, 3))
+    assert fetched.keys() == expected.keys()
+    assert all(fetched[k].dtype == v.dtype and np.array_equal(fetched[k], v) for k, v in expected.items())
 
 
 # the real thing

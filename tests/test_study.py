@@ -139,7 +139,12 @@ def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(boo
 
     def run(s, d, *, method, seed):
         handle = study.trained(
-            "net", lambda s, *, seed: mlp(4, (3,), 2), lambda n, d, s, **_: [0.0], settings={}, data=data, seed=seed
+            "net",
+            lambda s, *, seed: mlp(4, (3,), 2),
+            lambda n, d, s, **_: [{"loss": 0.0, "seconds": 1.25}],
+            settings={},
+            data=data,
+            seed=seed,
         )
         network = handle.open()
         assert not any(m.training for m in network.modules())
@@ -320,7 +325,12 @@ def test_a_damaged_network_is_one_clear_error(tmp_path, monkeypatch):
 
     data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
     handle = Study("p", "smoke", device="cpu").trained(
-        "net", lambda s, *, seed: mlp(4, (3,), 2), lambda n, d, s, **_: [0.0], settings={}, data=data, seed=0
+        "net",
+        lambda s, *, seed: mlp(4, (3,), 2),
+        lambda n, d, s, **_: [{"loss": 0.0, "seconds": 1.25}],
+        settings={},
+        data=data,
+        seed=0,
     )
     handle.open()
     handle.path.write_bytes(handle.path.read_bytes()[:50])

@@ -51,6 +51,20 @@ def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows()
     assert "Reduced: epochs: 1 instead of 2" in html and "a &lt;b&gt; c" in html
 
 
+def test_further_words_stand_under_their_cell_only():
+    html = tables.paper_table(verdicts(), EXPERIMENT, [], {("A", "y"): "notebooks <.7"}).data
+    assert html.count("notebooks &lt;.7") == 1 and html.index("notebooks") > html.index("agrees")
+    assert "paper 99.1" in tables.paper_table(verdicts().assign(printed="99.1"), EXPERIMENT, []).data
+
+
+def test_means_have_their_interval_over_networks_and_one_network_has_none():
+    measured = pd.DataFrame({"method": ["A", "A", "B"], "seed": [0, 1, 0], "acc": [0.4, 0.5, 0.7], "other": [0.1, 0.1, 0.2]})
+    html = tables.means_table(measured, EXPERIMENT, "method", ["acc"], {("B", "acc"): "theirs .6"}).data
+    half = 12.7062 * 0.0707107 / np.sqrt(2)
+    assert f"<b>.450</b> ± {tables.number(half)}" in html and "<b>.700</b></a><br>" in html and "theirs .6" in html
+    assert html.count('href="../results/p/cpu/t.jsonl#A"') == 1 and "other" not in html
+
+
 def test_the_scoreboard_counts_a_repeated_cell_once():
     cells = verdicts()
     cells.loc[3, "same_as"] = "A/x"
