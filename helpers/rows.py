@@ -111,6 +111,11 @@ def append(path: Path, row: dict) -> None:
         raise RowError(f"could not write to {path} ({error}); what it held before is intact") from error
 
 
+def anchor(*arguments) -> str:
+    """The name of a group of rows on its page, from the arguments that they share: letters, digits and hyphens only."""
+    return "-".join(["rows", *re.findall(r"\w+", " ".join(map(str, arguments)))])
+
+
 def remove(path: Path, keys: list[str]) -> None:
     """Take rows out of a file, whole or not at all."""
     kept = [json.dumps(row) + "\n" for key, row in read(path).items() if key not in keys]

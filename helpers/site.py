@@ -67,7 +67,7 @@ def rows_page(name: Path, rows: list[dict]) -> str:
     """The rows of one file as HTML: settings and data once, then a line per row, grouped by its arguments other than the seed."""
 
     def group(row):
-        return "-".join(str(v) for k, v in row["args"].items() if k != "seed")
+        return storage.anchor(*(v for k, v in row["args"].items() if k != "seed"))
 
     rows = sorted(rows, key=lambda r: (list(map(group, rows)).index(group(r)), r["args"]["seed"]))
     first = rows[0]
@@ -85,9 +85,9 @@ def rows_page(name: Path, rows: list[dict]) -> str:
     ]
     lines, seen = [], set()
     for r in rows:
-        anchor = group(r)
-        at = "" if anchor in seen else f' id="{escape(anchor)}"'
-        seen.add(anchor)
+        name_of_group = group(r)
+        at = "" if name_of_group in seen else f' id="{name_of_group}"'
+        seen.add(name_of_group)
         values = [
             *r["args"].values(),
             *(r["metrics"][m] for m in metrics),
@@ -99,7 +99,7 @@ def rows_page(name: Path, rows: list[dict]) -> str:
             r["versions"]["torch"],
         ]
         tds = "".join(f"<td>{escape(str(v))}</td>" for v in values)
-        lines.append(f'<tr{at} class="row-{escape(anchor)}">{tds}<td id="{r["key"]}">{r["key"]}</td></tr>')
+        lines.append(f'<tr{at} class="{name_of_group}">{tds}<td id="{r["key"]}">{r["key"]}</td></tr>')
     data = {n: d for r in rows for n, d in r["data"].items()}
     about = "".join(f"<li>{escape(n)}: {d['size']:,} images, SHA-256 {d['digest']}…</li>" for n, d in data.items())
     settings = "".join(f"<li><pre>{escape(s)}</pre></li>" for s in dict.fromkeys(json.dumps(r["settings"]) for r in rows))

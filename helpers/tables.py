@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from helpers import claims
+from helpers import rows as storage
 
 MARKS = {
     "agrees": "✓",
@@ -30,7 +31,8 @@ def mark(verdict: str) -> str:
 
 def rows_link(experiment, group: str, text: str) -> str:
     """A link to the rows of `experiment` whose arguments other than the seed are `group`."""
-    target = f"../results/{experiment.study.paper}/{experiment.profile}/{experiment.name}.jsonl#{group}"
+    at = f"#{storage.anchor(group)}" if group else "#"
+    target = f"../results/{experiment.study.paper}/{experiment.profile}/{experiment.name}.jsonl{at}"
     return f'<a href="{escape(target)}" title="the rows behind this number">{text}</a>'
 
 

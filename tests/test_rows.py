@@ -147,3 +147,11 @@ def test_two_processes_may_add_to_one_file(tmp_path):
     writers = [subprocess.Popen(command) for _ in range(2)]
     assert [w.wait() for w in writers] == [0, 0]
     assert [r["args"]["seed"] for r in rows.read(tmp_path / "t.jsonl").values()] == list(range(40))
+
+
+def test_an_anchor_is_a_name_that_every_browser_finds():
+    assert (
+        rows.anchor("LWA_Rep, 2nd layer") == "rows-LWA_Rep-2nd-layer"
+        and rows.anchor("Goodfellow, ε = 0.05") == "rows-Goodfellow-ε-0-05"
+    )
+    assert rows.anchor(0.1, 5) == rows.anchor("0.1 5") == "rows-0-1-5"

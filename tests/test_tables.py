@@ -46,7 +46,7 @@ def verdicts():
 
 def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows():
     html = tables.paper_table(verdicts(), EXPERIMENT, ["epochs: 1 instead of 2"]).data
-    assert html.count('href="../results/p/cpu/t.jsonl#A"') == 2 and 'jsonl#B&amp;C"' in html
+    assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 2 and 'jsonl#rows-B-C"' in html
     assert html.count("✓ agrees") == 4 and html.count("paper .860") == 4  # once in the table, once in the details
     assert "Reduced: epochs: 1 instead of 2" in html and "a &lt;b&gt; c" in html
 
@@ -62,7 +62,7 @@ def test_means_have_their_interval_over_networks_and_one_network_has_none():
     html = tables.means_table(measured, EXPERIMENT, "method", ["acc"], {("B", "acc"): "theirs .6"}).data
     half = 12.7062 * 0.0707107 / np.sqrt(2)
     assert f"<b>.450</b> ± {tables.number(half)}" in html and "<b>.700</b></a><br>" in html and "theirs .6" in html
-    assert html.count('href="../results/p/cpu/t.jsonl#A"') == 1 and "other" not in html
+    assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 1 and "other" not in html
 
 
 def test_the_scoreboard_counts_a_repeated_cell_once():
