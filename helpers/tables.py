@@ -4,6 +4,7 @@ A number links to the rows behind it: `../results/<paper>/<profile>/<run>.jsonl#
 site turns it into a page that explains each row.
 """
 
+import re
 from html import escape
 
 import pandas as pd
@@ -52,6 +53,11 @@ def number(value: float, digits: int = 3) -> str:
 def shown(printed: str) -> str:
     """A printed number without the zero before its point; the text itself otherwise."""
     return printed[1:] if printed.startswith("0.") else printed
+
+
+def without_zeros(text: str) -> str:
+    """Rates in a text as they are printed in this field: 0.885 becomes .885."""
+    return re.sub(r"\b0\.", ".", text)
 
 
 def means_table(
@@ -170,7 +176,10 @@ def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> 
     body = [
         [
             escape(name),
-            *(f"{'✓' if line[i][1] else '⚑'} {rows_link(experiment, row, escape(line[i][2]))}" for row, line in judged.items()),
+            *(
+                f"{'✓' if line[i][1] else '⚑'} {rows_link(experiment, row, without_zeros(escape(line[i][2])))}"
+                for row, line in judged.items()
+            ),
         ]
         for i, name in enumerate(names)
     ]
