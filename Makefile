@@ -2,7 +2,7 @@
 #
 #   make reproduce [PROFILE=smoke|cpu|paper] [CHAPTERS=01] [SEEDS=0-4]   run the chapters again, compare, build their site
 #   make record     PROFILE=smoke|cpu|paper  [CHAPTERS=01] [SEEDS=0-4]   add to the committed results
-#   make test | book | lab | lint | clean | distclean
+#   make test | bench | book | lab | lint | clean | distclean
 
 PYTHON  ?= python3
 PROFILE ?= smoke
@@ -15,7 +15,7 @@ RUN     := $(PY) -m helpers.run
 ARGS     = --profile $(PROFILE) $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(SEEDS),--seeds $(SEEDS)) \
            $(if $(DATA_ROOT),--data-root $(DATA_ROOT)) $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help setup reproduce record test book lab lint clean distclean
+.PHONY: help setup reproduce record test bench book lab lint clean distclean
 help:
 	@sed -n '/^#   make/s/^#  //p' Makefile
 
@@ -29,6 +29,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@test -x $(PY) && $(PY) -c '' 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep -o '^torch==[^ ]*' requirements.txt)
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[test]'
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps torchattacks==3.5.1   # it pins an old requests
 	@touch $(STAMP)
 
 reproduce: $(STAMP)
@@ -39,6 +40,10 @@ record: $(STAMP)
 
 test: $(STAMP)
 	@$(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests book
+
+bench: $(STAMP)                     # our attacks beside other libraries': make bench DEVICE=cuda
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[test,bench]'
+	@$(PY) tests/bench_attacks.py $(if $(DEVICE),--device $(DEVICE))
 
 book: $(STAMP)
 	@$(RUN) --site

@@ -33,9 +33,9 @@ def check_input(x: Tensor, y: Tensor, eps: float, clip: bool) -> None:
         raise ValueError(f"x must be a float tensor with a batch dimension, not {x.dtype} {tuple(x.shape)}")
     if x.numel() == 0:
         raise ValueError("x is an empty batch: there is nothing to attack")
-    if len(y) != len(x):
-        raise ValueError(f"{len(x)} samples but {len(y)} labels")
-    low, high = (v.item() for v in x.aminmax())
+    if y.shape != x.shape[:1] or y.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 of shape ({len(x)},), not {y.dtype} {tuple(y.shape)}")
+    low, high = torch.stack(x.aminmax()).tolist()  # one transfer to the host
     if not (low > -float("inf") and high < float("inf")):
         raise ValueError("x contains NaN or infinity")
     if clip and x.ndim == 4 and (low < 0 or high > 1):
@@ -107,7 +107,7 @@ def minimal_shift(gap: Tensor, rows: Tensor, norm: str = "l2") -> tuple[Tensor, 
     distance = torch.where(size > 0, gap / size, torch.inf)
     j = distance.argmin(dim=1)
     pick = torch.arange(len(gap), device=gap.device), j
-    step = torch.where(size[pick] > 0, distance[pick], 0.0)
+    step = torch.where(distance[pick] < torch.inf, distance[pick], 0.0)
     return step[:, None] * steepest(rows[pick], norm), j
 
 
@@ -211,6 +211,8 @@ def random_noise(
 ) -> Tensor:
     """x moved by L2 distance eps in a uniformly random direction, whatever the model: what every attack has to beat."""
     check_input(x, y, eps, clip)
+    if int(y.min()) < 0:
+        raise ValueError(f"labels run from {int(y.min())}; classes are 0 and up")
     return _moved(x, unit_l2(torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)), eps, clip)
 
 

@@ -12,8 +12,9 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
         raise ValueError(f"logits must be (N, K) with K >= 2, not {tuple(logits.shape)}: does the model end in its logits?")
     if y.shape != logits.shape[:1] or y.dtype != torch.int64:
         raise ValueError(f"labels must be int64 of shape ({len(logits)},), not {y.dtype} {tuple(y.shape)}")
-    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
-        raise ValueError(f"labels run from {int(y.min())} to {int(y.max())}; the model has classes 0 to {logits.shape[1] - 1}")
+    low, high = torch.stack(y.aminmax()).tolist() if len(y) else (0, 0)  # one transfer to the host
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"labels run from {low} to {high}; the model has classes 0 to {logits.shape[1] - 1}")
 
 
 def others(logits: Tensor, y: Tensor) -> Tensor:

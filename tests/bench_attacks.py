@@ -1,0 +1,161 @@
+"""Seconds of our attacks beside the passes that they need and beside other libraries: `make bench`.
+
+One network, one batch, one run. The contestants of a comparison take turns, so that whatever else the machine does slows all
+of them alike; medians count. Beside each time stands the accuracy that an attack leaves, scored by us at another batch size.
+"""
+
+import argparse
+import logging
+import statistics
+import time
+import warnings
+
+import torch
+from torch import nn
+
+from helpers.attacks import adv_alpha, adv_loss, deepfool, pgd
+from helpers.data import load
+from helpers.metrics import accuracy, eval_mode, in_batches
+from helpers.models import lenet, mlp
+from helpers.norms import length
+from helpers.torchvision_import import torchvision
+from helpers.training import fit
+
+SLOW = 3.0  # seconds; a contestant that takes longer runs once
+
+
+def timed(contestants, repeats, device):
+    """{name: f} -> {name: (median seconds, result)}; one untimed turn, then `repeats` of all contestants in turn."""
+    seconds, results = {name: [] for name in contestants}, {}
+    for turn in range(repeats + 1):
+        for name, f in contestants.items():
+            if seconds[name] and max(seconds[name]) > SLOW:
+                continue
+            start = time.perf_counter()
+            results[name] = f()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            spent = time.perf_counter() - start
+            if turn or spent > SLOW:
+                seconds[name].append(spent)
+    return {name: (statistics.median(seconds[name]), results[name]) for name in contestants}
+
+
+def compare(title, contestants, repeats, model, x, y, norm="l2"):
+    """A table, one row per contestant, ratios to the first."""
+    print(f"\n{title}\n{'':34}{'ms':>9}{'ratio':>8}{'accuracy left':>15}{'median ' + norm:>12}")
+    outcome = timed(contestants, repeats, x.device)
+    first = next(iter(outcome.values()))[0]
+    for name, (seconds, x_adv) in outcome.items():
+        row = f"{name:34}{1000 * seconds:9.1f}{seconds / first:8.2f}"
+        if x_adv is not None and x_adv.shape == x.shape:
+            x_adv = torch.as_tensor(x_adv, device=x.device)
+            row += f"{100 * accuracy(model, x_adv, y, batch_size=37):14.1f}%{length(x_adv - x, norm).median().item():12.3f}"
+        print(row, flush=True)
+
+
+def bare(model, x, y, backward):
+    """A forward pass and `backward` of the logits' derivatives with respect to x, nothing else."""
+    with eval_mode(model):
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        if backward == 1:
+            torch.autograd.grad(nn.functional.cross_entropy(logits, y, reduction="sum"), x)
+        else:
+            for k in range(backward):
+                torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k < backward - 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--images", type=int, default=256, help="in the batch that is attacked, at most 500")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", default="", help="comparisons whose title contains this")
+    arguments = parser.parse_args()
+    device, repeats = torch.device(arguments.device), arguments.repeats
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torchvision()
+    import foolbox as fb
+    import torchattacks as ta
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    torch.manual_seed(0)
+    model = lenet()
+    train, test = load("digits", "train"), load("digits", "test")
+    fit(model, train, lambda m, x, y: nn.functional.cross_entropy(m(x), y), epochs=6, lr=0.1, seed=0)
+    model = model.to(device).eval()
+    x, y = test.images[: arguments.images].to(device), test.labels[: arguments.images].to(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"LeNet, {len(x)} digits, {100 * accuracy(model, x, y):.1f} % right; {name}; torch {torch.__version__}; {repeats} repeats"
+    )
+
+    host = x.cpu().numpy(), torch.nn.functional.one_hot(y, 10).cpu().numpy()
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), input_shape=x.shape[1:], nb_classes=10, clip_values=(0, 1),
+        device_type="gpu" if device.type == "cuda" else "cpu",
+    )  # fmt: skip
+
+    def foolbox(attack, eps=None):
+        return lambda: attack(fb.PyTorchModel(model, bounds=(0, 1), device=device), x, y, epsilons=eps)[1]
+
+    def art(attack):
+        return lambda: torch.from_numpy(attack.generate(*host)).to(device)
+
+    def libraries(ours, theirs, **options):
+        return {
+            "ours": ours,
+            "foolbox": foolbox(theirs[0], **options),
+            "torchattacks": lambda: theirs[1](x, y),
+            "ART": art(theirs[2]),
+        }
+
+    size = len(x)
+    comparisons = {
+        "Adv_Loss and the passes that it needs": {
+            "one forward, one backward": lambda: bare(model, x, y, 1),
+            "adv_loss": lambda: adv_loss(model, x, y, eps=1.5),
+            "adv_loss, L∞": lambda: adv_loss(model, x, y, eps=0.1, norm="linf"),
+        },
+        "Adv_Alpha and the passes that it needs": {
+            "one forward, ten backward": lambda: bare(model, x, y, 10),
+            "adv_alpha": lambda: adv_alpha(model, x, y, eps=1.5),
+        },
+        "DeepFool, at most 50 steps": libraries(
+            lambda: deepfool(model, x, y, steps=50),
+            (fb.attacks.L2DeepFoolAttack(steps=50), ta.DeepFool(model, steps=50),
+             evasion.DeepFool(classifier, max_iter=50, epsilon=0.02, batch_size=size, verbose=False)),
+        ),
+    }  # fmt: skip
+    for eps in (0.5, 1.5):
+        step = 2.5 * eps / 40
+        comparisons[f"PGD, L2, eps {eps}, 40 steps from the image"] = libraries(
+            lambda eps=eps: pgd(model, x, y, eps=eps, steps=40, restarts=1),
+            (fb.attacks.L2PGD(abs_stepsize=step, steps=40, random_start=False),
+             ta.PGDL2(model, eps=eps, alpha=step, steps=40, random_start=False),
+             evasion.ProjectedGradientDescentPyTorch(classifier, norm=2, eps=eps, eps_step=step, max_iter=40, batch_size=size,
+                                                     verbose=False)),
+            eps=eps,
+        )  # fmt: skip
+    for title, contestants in comparisons.items():
+        if arguments.only in title:
+            compare(title, contestants, repeats, model, x, y)
+
+    many, labels = (torch.cat([getattr(test, k), getattr(train, k)])[:1000].to(device) for k in ("images", "labels"))
+    for name, network in {"LeNet": model, "MLP 784-1000-1000-10": mlp(784, (1000, 1000), 10).to(device)}.items():
+        title = f"1000 images in batches of, adv_loss, {name}"
+        if arguments.only in title:
+            sizes = {
+                str(n): lambda n=n, network=network: in_batches(
+                    lambda a, b: adv_loss(network, a, b, eps=1.5), many, labels, batch_size=n
+                )
+                for n in (32, 64, 128, 250, 500, 1000)
+            }
+            compare(title, sizes, repeats, network, x, y)
+
+
+if __name__ == "__main__":
+    main()
