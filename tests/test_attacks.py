@@ -27,7 +27,7 @@ from helpers.attacks import (
     random_noise,
 )
 from helpers.data import load
-from helpers.losses import dlr_loss, log_odds
+from helpers.losses import dlr_loss, log_odds, margin
 from helpers.metrics import accuracy
 from helpers.models import mlp
 from helpers.norms import NORMS, dual, length, unit_l2
@@ -922,6 +922,21 @@ def test_deepfool_fools_every_sample_whoever_looks(norm, trained):
     assert (x_adv.min() >= 0 and x_adv.max() <= 1) == clip
     wrong = predicted(model, x) != y
     assert wrong.any() and torch.equal(x_adv[wrong], x[wrong])
+
+
+@ALL_NORMS
+def test_deepfool_does_not_stop_at_a_mistake_that_rounding_may_undo(norm):
+    """Class 1 rises to 1 + 10^-6 quickly, and from there on slowly: the first step ends there, a hair beyond class 0's 1."""
+
+    def model(x):
+        p = x[:, 0]
+        edge = 1 + 1e-6
+        return torch.stack([torch.ones_like(p), torch.where(p < edge, p, edge + 0.01 * (p - edge))], dim=1)
+
+    options = {"norm": norm, "overshoot": 0.0, "clip": False}
+    x, y = torch.tensor([[0.5]]).double(), torch.tensor([0])
+    assert -1e-5 < margin(model(deepfool(model, x, y, steps=1, **options)), y).item() < 0
+    assert margin(model(deepfool(model, x, y, **options)), y).item() < -1e-5
 
 
 def test_deepfool_in_a_norm_goes_the_shortest_way_in_that_norm(trained):
