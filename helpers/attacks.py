@@ -10,7 +10,8 @@ norm : what measures it: "l2" unless given, "linf" or "l1" (`helpers.norms`)
 clip : whether the result is brought back to [0, 1]. Clipping never leaves the ball, since x lies inside the range.
 
 Returned is a detached tensor like x. Parameters of the model receive no gradient. Every function raises ValueError for a
-negative or non-finite eps, an empty batch, NaN or out-of-range pixels, labels that do not fit, and logits that are not finite.
+negative or non-finite eps, an empty batch, NaN or out-of-range pixels, labels that do not fit, and logits or gradients that
+are not finite.
 """
 
 from collections.abc import Callable
@@ -54,6 +55,12 @@ def _logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
     return logits
 
 
+def _finite(gradient: Tensor) -> Tensor:
+    if not gradient.isfinite().all():
+        raise ValueError("the model's gradient is not finite: such an attack would measure nothing")
+    return gradient
+
+
 def _moved(x: Tensor, direction: Tensor, eps: float, clip: bool) -> Tensor:
     """x moved by eps along a direction of length 1."""
     moved = x.detach() + eps * direction
@@ -64,7 +71,7 @@ def gradient(model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor]
     """∂ loss(logits, y)_i / ∂x_i for each sample i: like x. `loss` returns (N,), so no sample's scale depends on the batch."""
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(loss(_logits(model, x, y), y).sum(), x)[0]
+        return _finite(torch.autograd.grad(loss(_logits(model, x, y), y).sum(), x)[0])
 
 
 def adv_loss(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2", clip: bool = True) -> Tensor:
@@ -118,7 +125,7 @@ def logit_jacobian(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = _logits(model, x, y)
         last = logits.shape[1] - 1
         rows = [torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k < last)[0].flatten(1) for k in range(last + 1)]
-    return logits.detach(), torch.stack(rows, dim=1)
+    return logits.detach(), _finite(torch.stack(rows, dim=1))
 
 
 def _rivals(logits: Tensor, y: Tensor) -> Tensor:
@@ -281,7 +288,7 @@ def pgd(
                 best[alive[better]] = current.detach()[better]
                 highest[alive[better]] = value.detach()[better]
                 if step < steps and not fooled.all():
-                    g = torch.autograd.grad(value.sum(), current)[0][~fooled]
+                    g = _finite(torch.autograd.grad(value.sum(), current)[0][~fooled])
                 alive, current = alive[~fooled], current.detach()[~fooled]
                 if len(alive) == 0:
                     return best

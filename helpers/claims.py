@@ -71,11 +71,16 @@ def printed(value: str, unit: str) -> tuple[float, float]:
     return float(value) * scale, 0.5 * 10.0**-digits * scale
 
 
-def margin_of(value: float, kind: str) -> float:
-    """The smallest difference that matters: for rates min(M, max(0.003, ½ min(v, 1 − v))), else 10 % of v."""
-    if kind in CAP:
-        return min(CAP[kind], max(0.003, 0.5 * min(value, 1 - value)))
-    return 0.1 * abs(value)
+def margin_of(value: float, kind: str, half_unit: float = 0.0) -> float:
+    """The smallest difference that matters: for rates min(M, max(0.003, ½ min(v, 1 − v))), else 10 % of v.
+
+    half_unit : of the last printed digit; where a paper rounds so coarsely that this exceeds half the margin, it is doubled
+        and taken instead, or no run could ever agree with "100 %". raises ValueError for an unknown kind
+    """
+    if kind not in (*CAP, "other"):
+        raise ValueError(f"kind must be one of {', '.join(CAP)}, other, not {kind!r}")
+    rule = min(CAP[kind], max(0.003, 0.5 * min(value, 1 - value))) if kind in CAP else 0.1 * abs(value)
+    return max(rule, 2 * half_unit)
 
 
 def image_variance(rate: float, images: int, paper_images: int | None, sampling: str) -> float:
@@ -119,11 +124,15 @@ def judge(
     if ours.ndim != 1 or not len(ours) or not np.isfinite(ours).all():
         raise ValueError("ours must be a non-empty sequence of finite numbers, one per network")
     paper, half_unit = printed(value, unit)
-    n, mean, margin = len(ours), float(ours.mean()), margin_of(paper, kind)
+    n, mean, margin = len(ours), float(ours.mean()), margin_of(paper, kind, half_unit)
+    if kind in CAP and (ours.min() < 0 or ours.max() > 1):
+        raise ValueError(f"rates must be fractions in [0, 1], not {ours.min():g} to {ours.max():g}")
+    if kind in CAP and image_se is None and not (images and images > 0):
+        raise ValueError("a rate needs the number of test images that it was measured on")
     spread = float(ours.std(ddof=1)) if n > 1 else 0.0
     if image_se is not None:
         own = theirs = image_se**2
-    elif kind in CAP and images:
+    elif kind in CAP:
         own, theirs = image_variance(mean, images, None, "other"), image_variance(mean, images, paper_images, sampling)
     else:
         own = theirs = 0.0
@@ -145,6 +154,8 @@ def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: s
     how : as in `judge`. raises KeyError for a cell that no row answers
     """
     cells = cells[(cells.source == source) & (cells.kind != "sentence")]
+    if cells.empty:
+        raise KeyError(f"the claims have no numbers from {source!r}")
     lines = []
     for cell in cells.itertuples():
         mine = by_seed(rows, row_axis, cell.row, cell.column)
@@ -188,7 +199,8 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
     A cell is one of the table's, or, where the paper only draws a curve, any metric of ours.
 
     Each term is supported (its interval lies on the claimed side), contradicted (beyond the margin on the other side) or
-    undecided. Together: `holds`, `contradicted`, `in part` or `undecided`, with the counts.
+    undecided. Together: `holds` (none contradicted, and the pooled difference of each form supported), `contradicted`, `in part`
+    or `undecided`, with the counts.
     """
 
     def values(name: str) -> np.ndarray:
@@ -201,7 +213,8 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
     def sampled(v: np.ndarray) -> float:
         return image_variance(float(v.mean()), images, None, "other")
 
-    count, slacks, variances = {"supported": 0, "contradicted": 0, "undecided": 0}, [], []  # slack: how far on the claimed side
+    count = {"supported": 0, "contradicted": 0, "undecided": 0}
+    slacks = {}  # by form: how far each term lies on the claimed side, and its variance
     for form, arguments in parse_predicate(predicate):
         a = values(arguments[0])
         limit = float(arguments[-1]) if form != "greater" else 0.0
@@ -220,18 +233,19 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
                 if low > limit or high < -limit
                 else "undecided"
             )
-            slacks.append(limit - np.abs(a - b))
+            slack = limit - np.abs(a - b)
         else:
             slack = a - b if form == "greater" else limit - a
             low, high = interval(slack, variance)
             verdict = "supported" if low > 0 else "contradicted" if high < -margin else "undecided"
-            slacks.append(slack)
         count[verdict] += 1
-        variances.append(variance)
-    pooled = np.mean(slacks, axis=0)
-    low, _ = interval(pooled, float(np.mean(variances)))  # the terms share their images, so they do not average out
+        slacks.setdefault(form, []).append((slack, variance))
+    pooled = []  # lower bounds; the terms of a form share their images, so their variance does not average out
+    for terms in slacks.values():
+        values_of_form, variances = zip(*terms, strict=True)
+        pooled.append(interval(np.mean(values_of_form, axis=0), float(np.mean(variances)))[0])
     decided = count["supported"] + count["contradicted"]
-    if not count["contradicted"] and low > 0:
+    if not count["contradicted"] and min(pooled) > 0:
         verdict = "holds"
     elif decided and count["contradicted"] == decided:
         verdict = "contradicted"
@@ -243,6 +257,8 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
 def judge_sentences(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, images: int) -> pd.DataFrame:
     """Every sentence drawn from a table, with its verdict: columns value, predicate and the fields of `judge_sentence`."""
     mine = cells[cells.source == source]
+    if not (mine.kind == "sentence").any():
+        raise KeyError(f"the claims have no sentences from {source!r}")
     said = mine[mine.kind == "sentence"].reset_index(drop=True)
     judged = [judge_sentence(p, mine, rows, row_axis=row_axis, images=images) for p in said.predicate]
     return said[["value", "predicate"]].join(pd.DataFrame(judged))
@@ -265,9 +281,3 @@ def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
             words = [f"{v:,}" if isinstance(v, int) else str(v) for v in (mine, value)]
             marks.append(f"{name}: {' instead of '.join(words)}")
     return marks
-
-
-def beside(cells: pd.DataFrame, source: str, words: str) -> dict[tuple[str, str], str]:
-    """The numbers of a source for `tables.paper_table` to show under our own: {(row, column): "words .746"}."""
-    mine = cells[cells.source == source]
-    return {(c.row, c.column): f"{words} {c.value.removeprefix('0')}" for c in mine.itertuples()}

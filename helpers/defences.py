@@ -53,5 +53,5 @@ def survival(defended: Sequence[float], undefended: Sequence[float], advertised:
         "high": high,
         "margin": margin,
         "advertised": advertised,
-        "left": advantage / advertised,
+        "left": advantage / advertised if advertised else float("nan"),
     }

@@ -1,45 +1,64 @@
 """What a function of a notebook does, as a short text: two cells that compute the same have the same fingerprint."""
 
+import dis
 import functools
 import hashlib
 from types import CodeType, FunctionType
 
-PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
+PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
 def fingerprint(*functions) -> str:
-    """12 hex digits over the functions' code, the notebook's functions that they call, and the plain values that they read.
+    """12 hex digits over the functions' code and defaults, the notebook's functions that they use, by name or from a list or
+    dict, and the plain values that they read. The same in every process.
 
-    Code of installed modules does not count: for that there is the commit.
+    Code of installed modules counts by its name only: for the rest there is the commit.
     """
     digest, seen = hashlib.sha256(), set()
 
-    def add(f) -> None:
-        if isinstance(f, functools.partial):
-            digest.update(repr([a for a in (f.args, f.keywords) if isinstance(a, PLAIN)]).encode())
-            f = f.func
-        if not isinstance(f, FunctionType) or f in seen:
-            return
-        seen.add(f)
-        names = _code(f.__code__)
-        for name in sorted(names & f.__globals__.keys()):
-            value = f.__globals__[name]
-            if isinstance(value, FunctionType) and value.__module__ == f.__module__:
-                add(value)
-            elif isinstance(value, PLAIN):
-                digest.update(f"{name}={value!r}".encode())
+    def text(*words) -> None:
+        digest.update("\0".join(map(str, words)).encode())
 
-    def _code(code: CodeType) -> set[str]:
+    def add(value, module: str | None) -> None:
+        if isinstance(value, functools.partial):
+            add([value.func, value.args, value.keywords], module)
+        elif isinstance(value, FunctionType):
+            if value in seen:
+                return
+            seen.add(value)
+            if module not in (None, value.__module__):
+                text(value.__module__, value.__qualname__)
+                return
+            closed = [cell.cell_contents for cell in value.__closure__ or ()]
+            add([value.__defaults__, value.__kwdefaults__, [c for c in closed if callable(c)]], value.__module__)
+            for name in sorted(add_code(value.__code__) & value.__globals__.keys()):
+                text(name)
+                add(value.__globals__[name], value.__module__)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                text("key", repr(key))
+                add(item, module)
+        elif isinstance(value, list | tuple):
+            text(len(value))
+            for item in value:
+                add(item, module)
+        elif isinstance(value, set | frozenset):  # their order differs from one process to another
+            text(*sorted(map(repr, value)))
+        elif isinstance(value, PLAIN):
+            text(repr(value))
+
+    def add_code(code: CodeType) -> set[str]:
+        """Add a code object; returns the globals that it and the code in it read."""
         digest.update(code.co_code)
-        names = set(code.co_names)
+        text(code.co_names, code.co_varnames)
+        names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
-                names |= _code(constant)
+                names |= add_code(constant)
             else:
-                digest.update(repr(constant).encode())
-        digest.update(repr((code.co_names, code.co_varnames)).encode())
+                add(constant, None)
         return names
 
     for f in functions:
-        add(f)
+        add(f, None)
     return digest.hexdigest()[:12]

@@ -37,6 +37,8 @@ def in_batches(f: Callable[..., Tensor], *tensors: Tensor, batch_size: int | Non
     batch_size = BATCH.get(tensors[0].device.type, 1000) if batch_size is None else batch_size
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if len({len(t) for t in tensors}) != 1:
+        raise ValueError(f"all tensors need as many rows, not {', '.join(str(len(t)) for t in tensors)}")
     slices = zip(*(t.split(batch_size) for t in tensors), strict=True)
     return torch.cat([f(*part) for part in slices])
 

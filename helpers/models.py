@@ -67,12 +67,14 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        if len(mean) != len(std) or not all(s > 0 for s in std):
-            raise ValueError("mean and std need one value for each channel, std above 0")
+        if len(mean) != len(std) or not all(0 < s < torch.inf for s in std) or not torch.tensor(mean).isfinite().all():
+            raise ValueError("mean and std need one finite value for each channel, std above 0")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-3] != len(self.mean):
+            raise ValueError(f"images of {len(self.mean)} channels are wanted, not {tuple(x.shape)}")
         return (x - self.mean) / self.std
 
 

@@ -83,11 +83,13 @@ def rows_page(name: Path, rows: list[dict]) -> str:
         "torch",
         "key",
     ]
-    lines, seen = [], set()
+    lines, seen = [], {}
     for r in rows:
         name_of_group = group(r)
         at = "" if name_of_group in seen else f' id="{name_of_group}"'
-        seen.add(name_of_group)
+        mine = [v for k, v in r["args"].items() if k != "seed"]
+        if seen.setdefault(name_of_group, mine) != mine:
+            raise ValueError(f"{name}: {mine} and {seen[name_of_group]} would share the anchor {name_of_group}")
         values = [
             *r["args"].values(),
             *(r["metrics"][m] for m in metrics),

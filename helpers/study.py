@@ -276,7 +276,7 @@ class Experiment:
             "experiment": self.name,
             "profile": self.profile,
             "rows": f"{len(mine)} of {len(keys)}",
-            "seeds": self.settings["seeds"],
+            "seeds": len({r["args"]["seed"] for r in mine}),
             "minutes": round(sum(r["seconds"] for r in mine) / 60, 1),
             "device": "; ".join(sorted({r["device"] for r in mine})),
             "commit": ", ".join(sorted({r["commit"] for r in mine})),

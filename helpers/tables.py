@@ -7,6 +7,7 @@ site turns it into a page that explains each row.
 import re
 from html import escape
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 
@@ -46,13 +47,10 @@ def table(head: list[str], body: list[list[str]], css: str = "") -> str:
 
 def number(value: float, digits: int = 3) -> str:
     """A rate as it is printed in this field: `.885`; 1 stays `1.000`."""
-    text = f"{value:.{digits}f}"
-    return text[1:] if text.startswith("0.") else text.replace("-0.", "−.").replace("-", "−")
-
-
-def shown(printed: str) -> str:
-    """A printed number without the zero before its point; the text itself otherwise."""
-    return printed[1:] if printed.startswith("0.") else printed
+    if not np.isfinite(value):
+        return "–"
+    text = f"{round(float(value), digits) + 0.0:.{digits}f}"  # + 0.0 turns a rounded -0 into 0
+    return without_zeros(text).replace("-", "−")
 
 
 def without_zeros(text: str) -> str:
@@ -61,11 +59,11 @@ def without_zeros(text: str) -> str:
 
 
 def means_table(
-    rows: pd.DataFrame, experiment, row_axis: str, columns: list[str], beside: dict[tuple[str, str], str] | None = None
+    rows: pd.DataFrame, experiment, row_axis: str, columns: list[str], also: dict[tuple[str, str], str] | None = None
 ) -> HTML:
     """Our means with their 95 % intervals over networks where the paper prints nothing to compare with; numbers link to rows.
 
-    rows : of `experiment.grid`; a line per value of `row_axis`; beside : as in `paper_table`
+    rows : of `experiment.grid`; a line per value of `row_axis`; also : as in `paper_table`
     """
     body = []
     for row in dict.fromkeys(rows[row_axis]):
@@ -74,11 +72,13 @@ def means_table(
             values = claims.by_seed(rows, row_axis, row, column)
             low, high = claims.interval(values.to_numpy())
             spread = f" ± {number((high - low) / 2)}" if len(values) > 1 else ""
-            words = (beside or {}).get((row, column))
-            also = f'<br><span class="paper">{escape(words)}</span>' if words else ""
-            line.append(rows_link(experiment, str(row), f"<b>{number(values.mean())}</b>{spread}") + also)
+            words = (also or {}).get((row, column))
+            more = f'<br><span class="paper">{escape(words)}</span>' if words else ""
+            line.append(rows_link(experiment, str(row), f"<b>{number(values.mean())}</b>{spread}") + more)
         body.append(line)
-    return HTML(table(["", *map(escape, columns)], body) + provenance(experiment))
+    many = rows.groupby(row_axis).seed.nunique().max() > 1
+    line = '<p class="provenance">± is the 95 % interval over networks.</p>' if many else ""
+    return HTML(table(["", *map(escape, columns)], body) + line + provenance(experiment))
 
 
 def provenance(experiment) -> str:
@@ -90,11 +90,19 @@ def provenance(experiment) -> str:
     return f'<p class="provenance">{" · ".join(words)}</p>'
 
 
-def paper_table(result: pd.DataFrame, experiment, reduced: list[str], beside: dict[tuple[str, str], str] | None = None) -> HTML:
+def beside(cells: pd.DataFrame, source: str, words: str) -> dict[tuple[str, str], str]:
+    """The numbers of a source, to show under our own: {(row, column): "words .746"}. raises KeyError for an unknown source"""
+    mine = cells[cells.source == source]
+    if mine.empty:
+        raise KeyError(f"the claims have nothing from {source!r}")
+    return {(c.row, c.column): f"{words} {without_zeros(c.value)}" for c in mine.itertuples()}
+
+
+def paper_table(result: pd.DataFrame, experiment, declared: dict, also: dict[tuple[str, str], str] | None = None) -> HTML:
     """The paper's table with our number, its 95 % interval and a verdict in each cell; each number links to its rows.
 
-    result : of `claims.compare`; reduced : of `claims.reduced`
-    beside : further words under a cell, by (row, column)
+    result : of `claims.compare`; declared : what the paper says of its settings, as in `claims.reduced`
+    also : further words under a cell, by (row, column)
     """
     columns = list(dict.fromkeys(result.column))
     body = []
@@ -103,13 +111,13 @@ def paper_table(result: pd.DataFrame, experiment, reduced: list[str], beside: di
         for column in columns:
             c = cells[cells.column == column].iloc[0]
             ours = rows_link(experiment, row, f"<b>{number(c.ours)}</b> ± {number(c.half)}")
-            words = (beside or {}).get((row, column))
-            also = f'<span class="paper">{escape(words)}</span><br>' if words else ""
-            line.append(f'{ours}<br><span class="paper">paper {shown(c.printed)}</span><br>{also}{mark(c.verdict)}')
+            words = (also or {}).get((row, column))
+            more = f'<span class="paper">{escape(words)}</span><br>' if words else ""
+            line.append(f'{ours}<br><span class="paper">paper {without_zeros(c.printed)}</span><br>{more}{mark(c.verdict)}')
         body.append(line)
     return HTML(
         table(["", *map(escape, columns)], body, "paper-table")
-        + reduced_line(reduced)
+        + reduced_line(experiment, declared)
         + provenance(experiment)
         + _details(result)
     )
@@ -146,13 +154,15 @@ def sentence_table(sentences: pd.DataFrame) -> HTML:
     return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences"))
 
 
-def reduced_line(reduced: list[str]) -> str:
-    """The line beneath a table that says in what our runs are smaller than the paper's."""
+def reduced_line(experiment, declared: dict) -> str:
+    """The line beneath a table that says in what an experiment's runs are smaller than the paper's."""
+    first = experiment.rows[0]
+    reduced = claims.reduced(first["settings"], first["data"], declared)
     words = "Reduced: " + "; ".join(map(escape, reduced)) if reduced else "Nothing that the paper declares is reduced"
     return f'<p class="provenance">{words}.</p>'
 
 
-def survival_table(survivals: pd.DataFrame, experiment, reduced: list[str]) -> HTML:
+def survival_table(survivals: pd.DataFrame, experiment, declared: dict) -> HTML:
     """What stronger attacks leave of each defence. survivals : of `defences.survivals`; numbers link to the rows."""
     head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "verdict"]
     body = [
@@ -167,7 +177,7 @@ def survival_table(survivals: pd.DataFrame, experiment, reduced: list[str]) -> H
         ]
         for s in survivals.itertuples()
     ]
-    return HTML(table(head, body) + reduced_line(reduced) + provenance(experiment))
+    return HTML(table(head, body) + reduced_line(experiment, declared) + provenance(experiment))
 
 
 def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> HTML:

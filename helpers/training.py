@@ -21,6 +21,13 @@ def linear(progress: float) -> float:
     return 1 - progress
 
 
+def _factor(schedule: Schedule, progress: float) -> float:
+    factor = schedule(progress)
+    if not 0 <= factor < math.inf:
+        raise ValueError(f"the schedule's factor must be finite and >= 0, not {factor} at {progress:.0%} of the training")
+    return factor
+
+
 def fit(
     model: nn.Module,
     data: Split,
@@ -55,7 +62,7 @@ def fit(
     order = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     total = epochs * -(-len(data) // batch_size)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule(min(step / total, 1.0)))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(schedule, min(step, total - 1) / total))
     history: list[dict] = []
     parts = {"model": model, "optimiser": optimiser, "rate": rate}
     if checkpoint is not None and checkpoint.exists():
@@ -77,7 +84,10 @@ def fit(
             raise FloatingPointError(f"the loss became {mean} in epoch {epoch + 1}: lower the learning rate ({lr})")
         history.append({"loss": mean, "seconds": round(time.monotonic() - started, 3)})
         if after_epoch is not None:
-            history[-1] |= after_epoch(epoch + 1) or {}
+            measured = after_epoch(epoch + 1) or {}
+            if not isinstance(measured, dict) or measured.keys() & history[-1].keys():
+                raise ValueError(f"after_epoch must return None or a dict without loss and seconds, not {measured!r}")
+            history[-1] |= {name: float(value) for name, value in measured.items()}
         if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             _save(checkpoint, parts, order, history)
             saved = time.monotonic()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import claims, defences
+from helpers import claims, defences, tables
 
 STEADY = [0.858, 0.861, 0.860, 0.859, 0.862]
 SAME = {"kind": "attack", "images": 10_000, "paper_images": 10_000, "sampling": "same"}
@@ -136,6 +136,44 @@ def test_verdict_of_a_sentence(predicate, verdict, counts):
     assert (result["verdict"], (result["supported"], result["contradicted"], result["undecided"])) == (verdict, counts)
 
 
+def test_every_form_of_a_sentence_has_to_be_supported():
+    """Weaker by a point everywhere, yet "slightly more efficient": the many supported `equal` do not make it hold."""
+    weaker = rows(a=A, near=[v + 0.01 for v in A])
+    predicate = "greater(a/acc, near/acc); equal(a/acc, near/acc, 0.05)"
+    how = {"row_axis": "method", "images": 10**9}
+    assert claims.judge_sentence(predicate, cells(a="0.9", near="0.9"), weaker, **how)["verdict"] == "undecided"
+    stronger = rows(a=A, near=[v - 0.01 for v in A])
+    assert claims.judge_sentence(predicate, cells(a="0.9", near="0.9"), stronger, **how)["verdict"] == "holds"
+
+
+def test_a_number_is_not_told_more_finely_than_it_is_printed():
+    perfect = claims.judge("100", [1.0, 1.0, 1.0], **{**SAME, "kind": "clean", "unit": "percent", "images": 10**9})
+    assert perfect.margin == 0.01 and perfect.verdict == "agrees"
+    assert claims.judge("100", [0.97, 0.97, 0.97], **{**SAME, "kind": "clean", "unit": "percent"}).verdict == "differs"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"kind": "atack"}, "kind must be one of clean, attack, other"),
+        ({"images": 0}, "number of test images"),
+        ({"images": None}, "number of test images"),
+        ({"ours": [86.0, 85.0]}, "rates must be fractions"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        claims.judge("0.860", **{"ours": STEADY, **SAME, **how})
+
+
+def test_a_source_that_the_claims_do_not_have_is_named():
+    table = cells(a="0.860").assign(source="Table 1", same_as="")
+    with pytest.raises(KeyError, match="no numbers from 'Table 11'"):
+        claims.compare(table, rows(a=A), "Table 11", row_axis="method", images=10_000)
+    with pytest.raises(KeyError, match="no sentences from 'Table 1'"):
+        claims.judge_sentences(table, rows(a=A), "Table 1", row_axis="method", images=10_000)
+
+
 def test_sentences_are_paired_by_seed():
     # each network is .02 better than its twin although the seeds scatter by far more
     a, b = np.array([0.5, 0.7, 0.9]), np.array([0.48, 0.68, 0.88])
@@ -217,9 +255,11 @@ def test_the_committed_claims_hold_all_of_the_paper():
 
 def test_the_later_notebooks_numbers_stand_beside_the_papers_and_count_for_nothing():
     later = claims.read("huang2015_notebooks")
-    words = claims.beside(later, "LeNet", "notebooks")
+    words = tables.beside(later, "LeNet", "notebooks")
     assert words["Normal", "Fixed"] == "notebooks .7456" and len(words) == 10
-    assert len(claims.beside(later, "CIFAR-10", "x")) == 15 and claims.beside(later, "Table 1", "x") == {}
+    assert len(tables.beside(later, "CIFAR-10", "x")) == 15
+    with pytest.raises(KeyError, match="nothing from 'Table 9'"):
+        tables.beside(later, "Table 9", "x")
 
 
 def test_a_sentence_about_a_curve_compares_metrics_that_the_paper_prints_no_number_for():

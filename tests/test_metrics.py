@@ -207,11 +207,7 @@ def test_one_standard_error_takes_the_mildest_setting_that_is_not_worse(scores, 
     assert one_standard_error(scores, errors) == expected
 
 
-def test_the_mildest_setting_within_one_standard_error_of_the_best_is_chosen():
-    from helpers.metrics import one_standard_error
-
-    assert one_standard_error([0.80, 0.89, 0.90], [0.01, 0.01, 0.02]) == 1
-    assert one_standard_error([0.80, 0.87, 0.90], [0.01, 0.01, 0.02]) == 2
-    assert one_standard_error([0.90, 0.90], [0.0, 0.0]) == 0
-    with pytest.raises(ValueError, match="finite"):
-        one_standard_error([float("nan"), 0.5], [0.1, 0.1])
+@pytest.mark.parametrize("lengths", [(5, 1), (5, 4), (500, 10)])
+def test_tensors_of_unequal_length_are_refused_before_anything_is_computed(lengths):
+    with pytest.raises(ValueError, match="as many rows"):
+        in_batches(lambda a, b: a + b, *(torch.zeros(n, 2) for n in lengths))

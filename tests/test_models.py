@@ -67,13 +67,18 @@ def test_lenet_has_the_layers_of_the_notebooks():
     network = lenet()
     shapes = [tuple(p.shape) for p in network.parameters() if p.ndim > 1]
     assert shapes == [(20, 1, 5, 5), (50, 20, 5, 5), (100, 800), (10, 100)]
-    assert sum(p.numel() for p in network.parameters()) == 106_680 and sum(type(m) is nn.Tanh for m in network) == 3
+    block = [nn.Conv2d, nn.Tanh, nn.MaxPool2d]
+    assert [type(m) for m in network] == [*block, *block, nn.Flatten, nn.Linear, nn.Tanh, nn.Linear]
+    assert sum(p.numel() for p in network.parameters()) == 106_680
     assert network(images(shape=(1, 28, 28))).shape == (7, 10)
 
 
 @pytest.mark.parametrize(("widths", "last"), [((8, 16, 16), 16 * 16), ((32, 64, 64), 64 * 16), ((4,), 4 * 256)], ids=str)
 def test_a_cnn_halves_the_image_after_each_width(widths, last):
     network = cnn(widths, hidden=12, classes=5)
+    blocks = len(widths) * [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    assert [type(m) for m in network] == [Normalise, *blocks, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    assert torch.equal(network[0](torch.full((1, 3, 1, 1), 0.75)), torch.ones(1, 3, 1, 1))
     assert [m.out_channels for m in network if isinstance(m, nn.Conv2d)] == list(widths)
     assert [m.in_features for m in network if isinstance(m, nn.Linear)] == [last, 12]
     assert network(images(shape=(3, 32, 32))).shape == (7, 5)
@@ -86,8 +91,11 @@ def test_normalisation_is_a_layer_so_that_eps_stays_in_pixels():
     assert torch.allclose(z[:, 1], (x[:, 1] - 0.2) / 0.25) and torch.allclose(z[:, 2], (x[:, 2] - 0.3) / 0.2)
     assert torch.allclose(torch.autograd.grad(z[:, 1].sum(), x)[0][:, 1], torch.full((7, 4, 4), 4.0))
     assert layer.state_dict() == {} and layer.double()(x.double()).dtype == torch.float64
-    with pytest.raises(ValueError, match="std above 0"):
-        Normalise((0.5,), (0.0,))
+    for mean, std in (((0.5,), (0.0,)), ((float("nan"),), (1.0,)), ((0.5, 0.5), (1.0,))):
+        with pytest.raises(ValueError, match="std above 0"):
+            Normalise(mean, std)
+    with pytest.raises(ValueError, match="3 channels"):
+        layer(images(shape=(1, 4, 4)))
 
 
 def test_a_network_in_channels_last_computes_the_same():

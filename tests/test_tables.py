@@ -12,6 +12,7 @@ EXPERIMENT = SimpleNamespace(
     name="t",
     profile="cpu",
     study=SimpleNamespace(paper="p"),
+    rows=[{"settings": {"epochs": 1}, "data": {"digits/test": {"size": 500}}}],
     status=lambda: {
         "experiment": "t",
         "profile": "cpu",
@@ -24,7 +25,19 @@ EXPERIMENT = SimpleNamespace(
 )
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.8854, ".885"), (1.0, "1.000"), (-0.05, "−.050"), (-1.5, "−1.500"), (0.0, ".000")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (-0.0001, ".000"),
+        (float("nan"), "–"),
+        (float("inf"), "–"),
+        (0.8854, ".885"),
+        (1.0, "1.000"),
+        (-0.05, "−.050"),
+        (-1.5, "−1.500"),
+        (0.0, ".000"),
+    ],
+)
 def test_numbers_are_printed_as_in_the_field(value, text):
     assert tables.number(value) == text
 
@@ -45,16 +58,16 @@ def verdicts():
 
 
 def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows():
-    html = tables.paper_table(verdicts(), EXPERIMENT, ["epochs: 1 instead of 2"]).data
+    html = tables.paper_table(verdicts(), EXPERIMENT, {"epochs": 2, "test images": 500}).data
     assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 2 and 'jsonl#rows-B-C"' in html
     assert html.count("✓ agrees") == 4 and html.count("paper .860") == 4  # once in the table, once in the details
     assert "Reduced: epochs: 1 instead of 2" in html and "a &lt;b&gt; c" in html
 
 
 def test_further_words_stand_under_their_cell_only():
-    html = tables.paper_table(verdicts(), EXPERIMENT, [], {("A", "y"): "notebooks <.7"}).data
+    html = tables.paper_table(verdicts(), EXPERIMENT, {}, {("A", "y"): "notebooks <.7"}).data
     assert html.count("notebooks &lt;.7") == 1 and html.index("notebooks") > html.index("agrees")
-    assert "paper 99.1" in tables.paper_table(verdicts().assign(printed="99.1"), EXPERIMENT, []).data
+    assert "paper 99.1" in tables.paper_table(verdicts().assign(printed="99.1"), EXPERIMENT, {}).data
 
 
 def test_means_have_their_interval_over_networks_and_one_network_has_none():

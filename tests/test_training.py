@@ -1,7 +1,9 @@
 """The training loop: it learns, its seed decides everything random, and an interruption changes nothing."""
 
 import math
+import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -159,6 +161,31 @@ def test_the_schedule_hears_how_much_is_done_and_scales_the_rate():
     fit(weight, toy(), objective, epochs=4, lr=0.8, batch_size=30, momentum=0, schedule=steps, seed=0)
     seen.append(-weight.p.item())
     assert [b - a for a, b in zip(seen, seen[1:], strict=False)] == pytest.approx(4 * [0.8] + 4 * [0.08])
+
+
+def test_the_schedule_is_asked_for_shares_below_one_and_refused_where_it_is_no_factor():
+    asked = []
+    fitted(schedule=lambda done: asked.append(done) or 1.0, epochs=1, batch_size=15)
+    assert set(asked) == {0.0, 0.25, 0.5, 0.75}
+    for wrong in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="factor must be finite"):
+            fitted(schedule=lambda done, wrong=wrong: wrong)
+
+
+@pytest.mark.parametrize("measured", [0.5, {"loss": 1.0}, {"seconds": 1.0}], ids=str)
+def test_what_after_epoch_returns_must_be_a_dict_of_other_numbers(measured):
+    with pytest.raises(ValueError, match="after_epoch must return"):
+        fitted(after_epoch=lambda _: measured)
+
+
+def test_tensors_and_numpy_numbers_become_plain_ones_and_measuring_is_no_training_time():
+    def measured(_):
+        time.sleep(0.2)
+        return {"a": torch.tensor(0.5), "b": np.float32(0.25)}
+
+    history = fit(network(), toy(), loss, epochs=1, lr=0.1, seed=0, after_epoch=measured)
+    assert history[0]["a"] == 0.5 and history[0]["b"] == 0.25 and {type(v) for v in history[0].values()} == {float}
+    assert history[0]["seconds"] < 0.2
 
 
 def test_momentum_is_used():
