@@ -222,7 +222,7 @@ def test_compare_joins_cells_and_rows():
     )
     assert result.verdict.tolist()[1] == "differs" and result.ours.tolist() == pytest.approx([0.86, 0.30])
     with pytest.raises(KeyError, match="no value for low, acc"):
-        claims.compare(table, rows(a=A), "Table 1", row_axis="method")
+        claims.compare(table, rows(a=A), "Table 1", row_axis="method", images=10_000)
 
 
 def test_reduced_names_what_is_smaller_than_the_paper_declares():

@@ -15,7 +15,7 @@ import torch
 
 from helpers import rows as storage
 from helpers import study as study_module
-from helpers.rows import RowError
+from helpers.rows import ROOT, RowError
 from helpers.study import MissingRows, Study, parse_seeds
 
 PROFILES = {"smoke": {"width": 2, "seeds": 2}, "cpu": {"width": 4, "seeds": 2}, "paper": {"width": 8, "seeds": 3}}
@@ -159,6 +159,52 @@ def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(boo
     other = Split("toy/train", data.images + 0.1, data.labels, ("0", "1"))
     paths = {study.trained("net", mlp, mlp, settings={}, data=d, seed=0).path for d in (data, other)}
     assert len(paths) == 2
+
+
+def test_a_loaded_network_has_the_whole_history_of_its_training(book):
+    from helpers.data import Split
+    from helpers.models import mlp
+
+    data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
+    history = [{"loss": 1.0 / i, "seconds": 0.5, "clean": i / 10} for i in (1, 2, 3)]
+
+    def open_it(train):
+        handle = Study("p", "smoke", device="cpu").trained(
+            "net", lambda s, *, seed: mlp(4, (3,), 2), train, settings={}, data=data, seed=0
+        )
+        handle.open()
+        return handle
+
+    def train(n, d, s, **_):
+        return history
+
+    assert open_it(train).history == history == open_it(train).history
+    assert open_it(lambda n, d, s, **_: history[:1]).history == history[:1], "a changed training is done again"
+
+
+def test_a_fingerprint_is_the_same_in_every_process_and_follows_functions_into_dicts(tmp_path):
+    """In a notebook a dict of functions is a global like any other."""
+    source = """
+from helpers.fingerprint import fingerprint
+def helper(x, k=1): return x + k
+def other(x): return -x
+TABLE = {"a": helper, "b": [other]}
+WORDS = {"one", "two", "three", "four"}
+norm = 1
+def run(x): return TABLE["a"](x.norm()) if x in {"p", "q", "r"} or x in WORDS else x
+print(fingerprint(run))
+"""
+
+    def printed(text, seed="1"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment)
+        return done.stdout.strip() or done.stderr
+
+    first = printed(source)
+    assert len(first) == 12 and printed(source, "2") == first
+    assert printed(source.replace("norm = 1", "norm = 2")) == first, "an attribute is no global"
+    changes = [("k=1", "k=2"), ("x + k", "x - k"), ("return -x", "return x"), ('"four"', '"five"'), ('"p"', '"z"')]
+    assert len({first, *(printed(source.replace(*change)) for change in changes)}) == 6
 
 
 def record(profile, calls=None, **options):

@@ -141,11 +141,11 @@ def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
         "left": 0.77,
         "verdict": "survives",
     }
-    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, []).data
+    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, {}).data
     assert ".600 (.580 to .620)" in html and "<td>77%</td>" in html and "✓ survives" in html
 
 
 def test_our_value_is_shown_with_our_own_interval():
     cells = verdicts()
     cells["half"], cells["bound"] = 0.011, 0.044
-    assert "<b>.860</b> ± .011" in tables.paper_table(cells, EXPERIMENT, []).data
+    assert "<b>.860</b> ± .011" in tables.paper_table(cells, EXPERIMENT, {}).data
