@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 
 import nbformat
 import pytest
@@ -67,6 +68,8 @@ class TestCommitted:
         notebook = nbformat.read(path, 4)
         source = "\n".join(c.source for c in code_cells(notebook))
         assert re.search(r'^REPOSITORY = "(.*)"', source, re.M)[1] == configured
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert re.search(r'^TAG = "v(.*)"', source, re.M)[1] == project["version"]
         badge = (
             "how_to_run.md#on-colab"
             if not configured

@@ -145,6 +145,31 @@ def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
     assert ".600 (.580 to .620)" in html and "<td>77%</td>" in html and "✓ survives" in html
 
 
+def test_a_sentence_shows_its_counts_and_its_predicate():
+    line = {
+        "value": "“a < b”",
+        "verdict": "in part",
+        "supported": 2,
+        "contradicted": 1,
+        "undecided": 3,
+        "predicate": "below(a/b, 0.5)",
+    }
+    html = tables.sentence_table(pd.DataFrame([line])).data
+    assert "2 of 6 comparisons supported, 1 contradicted" in html and "“a &lt; b”" in html
+    assert "◐ in part" in html and "<code>below(a/b, 0.5)</code>" in html
+
+
+def test_a_check_that_fails_is_flagged_and_no_other():
+    html = tables.checks_table({"N": [("sound", True, "0.885 › 0.350"), ("not", False, "1.000")]}, EXPERIMENT).data
+    assert html.count("✓") == 1 and html.count("⚑") == 1
+    assert html.index("✓") < html.index(".885 › .350") < html.index("⚑") < html.index("1.000") and "0.885" not in html
+
+
+def test_the_status_has_a_line_for_each_experiment():
+    html = tables.status_table(SimpleNamespace(experiments=[EXPERIMENT, EXPERIMENT])).data
+    assert html.count("<tr>") == 3 and html.count("a &lt;b&gt; c") == 2 and "last row" in html
+
+
 def test_our_value_is_shown_with_our_own_interval():
     cells = verdicts()
     cells["half"], cells["bound"] = 0.011, 0.044
