@@ -160,7 +160,15 @@ def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: s
     for cell in cells.itertuples():
         mine = by_seed(rows, row_axis, cell.row, cell.column)
         verdict = judge(cell.value, mine.tolist(), kind=cell.kind, unit=cell.unit, **how)
-        lines.append({"row": cell.row, "column": cell.column, "printed": cell.value, "same_as": cell.same_as, **vars(verdict)})
+        lines.append(
+            {
+                "row": cell.row,
+                "column": cell.column,
+                "printed": cell.value + (" %" if cell.unit == "percent" else ""),
+                "same_as": cell.same_as,
+                **vars(verdict),
+            }
+        )
     return pd.DataFrame(lines)
 
 
@@ -196,7 +204,7 @@ def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
 def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int) -> dict:
     """The verdict of a sentence whose predicate compares cells "row/column", paired by seed.
 
-    A cell is one of the table's, or, where the paper only draws a curve, any metric of ours.
+    b may be a number. A cell is one of the table's, or, where the paper only draws a curve, any metric of ours.
 
     Each term is supported (its interval lies on the claimed side), contradicted (beyond the margin on the other side) or
     undecided. Together: `holds` (none contradicted, and the pooled difference of each form supported), `contradicted`, `in part`
@@ -204,6 +212,8 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
     """
 
     def values(name: str) -> np.ndarray:
+        if re.fullmatch(r"[\d.]+", name):  # a printed amount
+            return np.full(len(a), float(name))
         row, _, column = name.partition("/")
         mine = by_seed(rows, row_axis, row, column)
         if set(mine.index) != set(rows.seed):
@@ -219,7 +229,7 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
         a = values(arguments[0])
         limit = float(arguments[-1]) if form != "greater" else 0.0
         b = values(arguments[1]) if form != "below" else None
-        variance = sampled(a) + (sampled(b) if b is not None else 0.0)
+        variance = sampled(a) + (sampled(b) if b is not None and "/" in arguments[1] else 0.0)
         row, _, column = arguments[0].partition("/")
         cell = cells[(cells.row == row) & (cells.column == column)]
         told = (printed(cell.value.iloc[0], cell.unit.iloc[0])[0], cell.kind.iloc[0]) if len(cell) else (a.mean(), "attack")

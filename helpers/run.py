@@ -17,6 +17,7 @@ from helpers.rows import ROOT
 from helpers.study import PROFILES, parse_seeds
 
 BOOK, BUILD = ROOT / "book", ROOT / "_build"
+BANNER = "tables and figures show this run; the text between them, and pages without numbers of their own, describe the book's."
 PARAMETERS = ("profile", "seeds", "device", "data_root", "record")  # what every chapter's parameters cell offers
 
 
@@ -171,7 +172,7 @@ def reproduce(picked: list[Path], profile: str, parameters: dict) -> int:
             marker.write_text(identity)
             with environment(BOOK_RESULTS=str(home)):
                 execute(path, home / path.name, {**parameters, "profile": profile})
-            _tidy_file(home / path.name)
+            _tidy_file(home / path.name, profile)
             marker.write_text("finished")
             progress.bar.update()
     source = BUILD / profile / "source"
@@ -195,11 +196,13 @@ def environment(**values: str):
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _tidy_file(path: Path) -> None:
+def _tidy_file(path: Path, profile: str) -> None:
+    """Tidy an executed copy and say at its top that the text is not about its numbers."""
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
     tidy(notebook)
+    notebook.cells[0].source += f"\n\n:::{{warning}}\nA reproduction at profile `{profile}`: {BANNER}\n:::"
     nbformat.write(notebook, path)
 
 
@@ -217,7 +220,7 @@ def report_comparison(book: Path, again: list[Path], profile: str, output: Path)
         good &= not count["no"]
         extra = f", {count['not stored']} not in the book" if count["not stored"] else ""
         asked = count["yes"] + count["no"]
-        print(f"{path.parts[-3]} {path.stem}: {count['yes']} of {asked} of the book's rows came out again{extra}")
+        print(f"{path.parts[-3]} {path.stem}: {count['yes']} of {asked} of the book's {profile} rows came out again{extra}")
     with output.open("w", newline="") as file:
         csv.writer(file).writerows(lines)
     return good

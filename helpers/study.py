@@ -184,7 +184,8 @@ class Experiment:
                 return profile
         raise MissingRows(
             f"'{self.name}' is complete at no profile under {self.study.rows_root}: "
-            f"run this chapter with profile='smoke', or add rows with: make record PROFILE=smoke"
+            f"stored rows exist for the settings that the chapter came with; after changing them, or adding an experiment, "
+            f"set profile='smoke' (or 'cpu') in the parameters cell to compute"
         )
 
     def grid(self, run: Callable[..., dict]) -> pd.DataFrame:

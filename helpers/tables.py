@@ -85,7 +85,7 @@ def provenance(experiment) -> str:
     """The line beneath a table: profile, networks, device, day, commit, and what is smaller than in the paper."""
     status = experiment.status()
     count = rows_link(experiment, "", f"{status['rows'].split()[0]} rows")
-    words = [f"{count} at profile <b>{status['profile']}</b>, {status['seeds']} seeds"]
+    words = [f"{count} at profile <b>{status['profile']}</b>, {status['seeds']} seed{'s' if status['seeds'] != 1 else ''}"]
     words += [escape(status["device"]), status["last row"], f"commit {escape(status['commit'])}"]
     return f'<p class="provenance">{" · ".join(words)}</p>'
 

@@ -134,7 +134,9 @@ class TestReproduce:
         off = [(p, r) for p in stored for r in storage.came_out_again(stored[p], again[p], close=True) if r["verdict"] == "no"]
         assert not off
         for path, rows in stored.items():
-            assert f"{path.parts[0]} {path.stem}: {len(rows)} of {len(rows)} of the book's rows came out again" in done.stdout
+            assert (
+                f"{path.parts[0]} {path.stem}: {len(rows)} of {len(rows)} of the book's smoke rows came out again" in done.stdout
+            )
 
     def test_it_shows_the_chapter_and_the_run_while_it_works(self, reproduction):
         _, done, _ = reproduction
@@ -145,4 +147,5 @@ class TestReproduce:
         assert "_build/smoke/html/index.html" in done.stdout and (copy / "_build/smoke/html/index.html").exists()
         page = (copy / "_build/smoke/html/book/01_learning_with_adversary.html").read_text()
         assert "profile <b>smoke</b>" in page and "injected" not in page
+        assert "A reproduction at profile" in page
         assert {p: (copy / p).read_bytes() for p in committed} == committed

@@ -225,7 +225,7 @@ def test_report_shows_the_best_complete_profile_and_mentions_a_better_partial_on
 
 
 def test_report_without_rows_says_what_to_do(book):
-    with pytest.raises(MissingRows, match="make record PROFILE=smoke"):
+    with pytest.raises(MissingRows, match="set profile=.smoke."):
         experiment(Study("p", device="cpu"))
 
 
