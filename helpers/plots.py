@@ -124,7 +124,7 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
             yanchor="top",
             showarrow=False,
         )
-    legend = {"orientation": "h", "y": -0.02, "title": {"text": "class (click to hide)"}, "itemsizing": "constant"}
+    legend = {"orientation": "h", "y": -0.02, "title": {"text": "class"}, "itemsizing": "constant"}
     return _layout(figure, margin={"l": 0, "r": 0, "t": 10, "b": 10}, legend=legend, **scenes)
 
 
