@@ -120,19 +120,8 @@ def tidy(notebook) -> None:
 def build_site(source: Path, output: Path) -> Path:
     """Build the site of a folder with `_config.yml`; any warning fails it. Returns its front page."""
     with tempfile.TemporaryDirectory(dir=BUILD) as work:
-        command = [
-            sys.executable,
-            "-c",
-            "from jupyter_book.cli.main import main; main()",
-            "build",
-            str(source),
-            "--path-output",
-            work,
-            "-W",
-            "-n",
-            "--keep-going",
-            "-q",
-        ]
+        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
+        command += ["--path-output", work, "-W", "-n", "--keep-going", "-q"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not (Path(work) / "_build/html/index.html").exists():
             raise Refused(f"the site was not built:\n{(done.stdout + done.stderr)[-4000:]}")
