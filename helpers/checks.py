@@ -9,12 +9,12 @@ import torch
 
 from helpers.attacks import gradient, random_noise
 from helpers.losses import dlr_loss
-from helpers.metrics import accuracy, correct, in_batches
-from helpers.norms import length, unit_l2
+from helpers.metrics import in_batches, outcomes
+from helpers.norms import length, steepest
 
 Tensor = torch.Tensor
 Attack = Callable[..., Tensor]
-UNBOUNDED = 50.0  # L2 radius at which an image of [0, 1] pixels can become any other
+UNBOUNDED = 50.0  # L2 radius at which an image of [0, 1] pixels can become any other; so it can at an L∞ radius of 1
 
 
 def alpha_y(logits: Tensor, y: Tensor) -> Tensor:
@@ -33,54 +33,70 @@ def gradient_checks(
     one_step: Attack,
     iterated: Attack,
     generator: torch.Generator,
+    norm: str = "l2",
+    clip: bool = False,
+    reject: int | None = None,
 ) -> dict[str, float]:
     """Accuracies and gradient statistics of one network that `judge_checks` reads.
 
     other : the network that transferred perturbations come from
     radii : for the curve of the iterated attack, beside eps itself
-    one_step, iterated : attacks `(model, x, y, *, eps, clip)`; `iterated` also takes `loss`
+    one_step, iterated : attacks `(model, x, y, *, eps, clip)` in `norm`; `iterated` also takes `loss`
+    clip : whether perturbed images are brought back to [0, 1]
+    reject : a class that stands for "none of them"; an image that ends there is not misread and counts like a correct one
     """
 
     def attacked(attack: Attack, source: torch.nn.Module = model, **options) -> Tensor:
-        return in_batches(partial(attack, source, **{"eps": eps, "clip": False, **options}), x, y)
+        return in_batches(partial(attack, source, **{"eps": eps, "clip": clip, **options}), x, y)
+
+    def kept(x_adv: Tensor, **options) -> float:
+        return 1 - outcomes(model, x_adv, y, reject=reject, **options)["error"]
 
     result = {
-        "clean": accuracy(model, x, y),
-        "one step": accuracy(model, attacked(one_step), y),
-        "PGD": accuracy(model, attacked(iterated), y),
-        "PGD, DLR": accuracy(model, attacked(iterated, loss=dlr_loss), y),
-        "PGD, inside [0, 1]": accuracy(model, attacked(iterated, clip=True), y),
+        "clean": kept(x),
+        "one step": kept(attacked(one_step)),
+        "PGD": kept(attacked(iterated)),
+        "PGD, DLR": kept(attacked(iterated, loss=dlr_loss)),
     }
+    if not clip:
+        result["PGD, inside [0, 1]"] = kept(attacked(iterated, clip=True))
     for radius in radii:
-        result[f"PGD, eps {radius:g}"] = accuracy(model, attacked(iterated, eps=radius), y)
-    result["transfer"] = accuracy(model, attacked(one_step, other), y)
-    result["random"] = accuracy(model, attacked(random_noise, generator=generator), y)
-    result["rescored"] = correct(model, attacked(one_step), y, batch_size=37).double().mean().item()
+        result[f"PGD, eps {radius:g}"] = kept(attacked(iterated, eps=radius))
+    result["transfer"] = kept(attacked(one_step, other))
+    result["random"] = kept(attacked(random_noise, norm=norm, generator=generator))
+    result["rescored"] = kept(attacked(one_step), batch_size=37)
 
     g32 = gradient(model, x, y, alpha_y)
     g64 = gradient(copy.deepcopy(model).double(), x.double(), y, alpha_y)
     for name, g in (("literal float32", g32), ("literal float64", g64)):
-        result[name] = accuracy(model, x - eps * unit_l2(g).to(x.dtype), y)
+        x_adv = x - eps * steepest(g, norm).to(x.dtype)
+        result[name] = kept(x_adv.clamp(0, 1) if clip else x_adv)
     result["zero gradients"] = (length(g32) == 0).double().mean().item()
     result["signs agree"] = (g32.sign() == g64.sign()).double().mean().item()
     return result
 
 
-def judge_checks(c: pd.Series, *, eps: float, radii: list[float], chance: float) -> list[tuple[str, bool, str]]:
-    """(what a sound gradient does, whether it does, the figures) for the mean of a network's `gradient_checks`."""
+def judge_checks(
+    c: pd.Series, *, eps: float, radii: list[float], chance: float, unbounded: float = UNBOUNDED
+) -> list[tuple[str, bool, str]]:
+    """(what a sound gradient does, whether it does, the figures) for the mean of a network's `gradient_checks`.
+
+    unbounded : the one of `radii` within which any image can be reached
+    """
 
     def f(*values: float) -> str:
         return " › ".join(f"{v:.3f}" for v in values)
 
-    curve = [c["PGD"] if r == eps else c[f"PGD, eps {r:g}"] for r in sorted({*radii, eps} - {UNBOUNDED})]
+    inside = c.get("PGD, inside [0, 1]")  # measured only where the attacks are not clipped anyway
+    curve = [c["PGD"] if r == eps else c[f"PGD, eps {r:g}"] for r in sorted({*radii, eps} - {unbounded})]
     return [
         ("accuracy falls with ε", all(a >= b for a, b in zip(curve, curve[1:], strict=False)), f(*curve)),
-        ("unbounded ε: at most chance", c[f"PGD, eps {UNBOUNDED:g}"] <= chance, f(c[f"PGD, eps {UNBOUNDED:g}"])),
+        ("unbounded ε: at most chance", c[f"PGD, eps {unbounded:g}"] <= chance, f(c[f"PGD, eps {unbounded:g}"])),
         ("iterated beats one step", c["PGD"] <= c["one step"], f(c["one step"], c["PGD"])),
         ("white-box beats transfer", c["one step"] <= c["transfer"], f(c["transfer"], c["one step"])),
         ("any attack beats random noise", c["one step"] <= c["random"], f(c["random"], c["one step"])),
         ("DLR at most 2 points stronger", c["PGD"] - c["PGD, DLR"] <= 0.02, f(c["PGD"], c["PGD, DLR"])),
-        ("PGD inside [0, 1] is weaker", c["PGD"] <= c["PGD, inside [0, 1]"], f(c["PGD, inside [0, 1]"], c["PGD"])),
+        *([("PGD inside [0, 1] is weaker", c["PGD"] <= inside, f(inside, c["PGD"]))] if inside is not None else []),
         ("the batch size does not matter", abs(c["rescored"] - c["one step"]) < 1e-3, f(c["one step"], c["rescored"])),
         ("99 % of gradient signs: float32 as float64", c["signs agree"] >= 0.99, f"{c['signs agree']:.1%}"),
         (

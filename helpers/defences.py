@@ -18,14 +18,19 @@ def survivals(
     advertised: str,
     metric: str,
     images: int,
+    errors: bool = False,
 ) -> pd.DataFrame:
-    """`survival` of every row but `undefended`; the advantage advertised is the paper's, in the column `advertised`."""
+    """`survival` of every row but `undefended`; the advantage advertised is the paper's, in the column `advertised`.
+
+    errors : whether that column counts errors, or successes of the adversary, so that less of it is better
+    """
     accuracy = rows.pivot_table(index="seed", columns=row_axis, values=metric)
     if accuracy.isna().any(axis=None):
         raise ValueError(f"{metric} lacks seeds for some networks: defended and undefended cannot be paired")
     lines = []
     for row in (name for name in rows[row_axis].unique() if name != undefended):
         promise = claims.value(cells, source, row, advertised) - claims.value(cells, source, undefended, advertised)
+        promise = -promise if errors else promise
         result = survival(accuracy[row], accuracy[undefended], promise, images=images)
         lines.append({"row": row, "defended": accuracy[row].mean(), "undefended": accuracy[undefended].mean(), **result})
     return pd.DataFrame(lines)

@@ -38,6 +38,28 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1) - others(logits, y).amax(dim=1)
 
 
+def merge_reject(logits: Tensor, y: Tensor) -> Tensor:
+    """Logits whose last class rejects the image -> logits of the proper classes: (N, K + 1) -> (N, K).
+
+    The reject class's logit counts for class y: a sample is misread only where another class exceeds both. So an attack on these
+    logits has to lead to a wrong class that is not the reject class. raises ValueError where y names the reject class
+    """
+    check_labels(logits, y)
+    proper, own = logits[:, :-1], y[:, None]
+    check_labels(proper, y)
+    return proper.scatter(1, own, torch.maximum(proper.gather(1, own), logits[:, -1:]))
+
+
+def least_likely(logits: Tensor, *, classes: int | None = None) -> Tensor:
+    """The class of lowest logit, per sample: (N,) int64.
+
+    classes : choose among the first so many only, so that a reject class after them is never chosen
+    """
+    if logits.ndim != 2 or not 1 <= (classes := classes or logits.shape[1]) <= logits.shape[1]:
+        raise ValueError(f"logits must be (N, K) with K >= {classes}, not {tuple(logits.shape)}")
+    return logits[:, :classes].argmin(dim=1)
+
+
 def dlr_loss(logits: Tensor, y: Tensor) -> Tensor:
     """Difference-of-logits-ratio loss, per sample: (N,), to be maximised (Croce & Hein 2020, eq. 6).
 

@@ -68,6 +68,18 @@ def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = Non
     return correct(model, x, y, batch_size=batch_size).double().mean().item()
 
 
+def outcomes(model: Model, x: Tensor, y: Tensor, *, reject: int | None = None, batch_size: int | None = None) -> dict[str, float]:
+    """Shares of samples that are read as `y` ("accuracy"), as the class `reject` ("rejected"), as any other ("error"); sum 1.
+
+    reject : the class that stands for "none of them"; None: there is none, and nothing is rejected
+    """
+    logits = predict(model, x, batch_size=batch_size)
+    right = correct(lambda z: z, logits, y)
+    rejected = logits.argmax(dim=1) == (-1 if reject is None else reject)
+    shares = {"accuracy": right, "rejected": rejected & ~right, "error": ~right & ~rejected}
+    return {name: share.double().mean().item() for name, share in shares.items()}
+
+
 def auroc(positive, negative) -> float:
     """Area under the ROC curve: the probability that a score of `positive` exceeds one of `negative`, ties counting half.
 

@@ -62,6 +62,101 @@ def cnn(widths: tuple[int, ...] = (32, 64, 64), hidden: int = 128, classes: int 
     return nn.Sequential(*layers, *head).to(memory_format=torch.channels_last)
 
 
+def cuda_convnet(
+    widths: tuple[int, int, int] = (32, 32, 64),
+    *,
+    shape: tuple[int, int, int] = (1, 28, 28),
+    classes: int = 10,
+    mean: tuple[float, ...] | None = None,
+    norm: str = "map",
+    scale: float = 5e-5,
+    dropout: float = 0.5,
+) -> nn.Sequential:
+    """cuda-convnet's layers-18pct.cfg, with dropout before the last layer: three 5×5 convolutions, each with 3×3 pooling of
+    stride 2 (the first by maximum, before its ReLU), a local normalisation after the first two, logits.
+
+    shape : channels, height, width of an image; mean : subtracted from each channel
+    norm, scale : of `LocalNorm`; "contrast" is the network in the words of Abbasi & Gagné 2018 instead: after each convolution
+        ReLU, max-pooling and local contrast normalisation
+    """
+    if len(widths) != 3:
+        raise ValueError(f"widths must be three numbers, not {widths}")
+    channels, side = shape[0], shape[1:]
+    layers: list[nn.Module] = [Normalise(mean, (1.0,) * channels)] if mean is not None else []
+    for number, (before, width) in enumerate(zip((channels, *widths), widths, strict=False)):
+        convolution, relu = nn.Conv2d(before, width, 5, padding=2), nn.ReLU()
+        pool = (nn.AvgPool2d if number and norm != "contrast" else nn.MaxPool2d)(3, 2, ceil_mode=True)
+        layers += [convolution, relu, pool] if number or norm == "contrast" else [convolution, pool, relu]
+        if number < 2 or norm == "contrast":
+            layers.append(LocalNorm(norm, scale=scale))
+        side = [-(-(s - 3) // 2) + 1 for s in side]
+    layers += [nn.Flatten(), Dropout(dropout)] if dropout else [nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(widths[2] * side[0] * side[1], classes)).to(memory_format=torch.channels_last)
+
+
+def vgg16(
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512),
+    hidden: int = 512,
+    *,
+    classes: int = 10,
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+    dropout: float = 0.5,
+    batch_norm: bool = True,
+) -> nn.Sequential:
+    """VGG-16 for (N, 3, 32, 32): 2, 2, 3, 3, 3 3×3 convolutions of the five widths, each group followed by 2×2 max-pooling; two
+    layers of `hidden` with ReLU and dropout; logits. batch_norm : after each convolution"""
+    if len(widths) != 5:
+        raise ValueError(f"widths must be five numbers, not {widths}")
+    layers, before = [Normalise(mean, (1.0,) * 3)], 3
+    for width, depth in zip(widths, (2, 2, 3, 3, 3), strict=True):
+        for _ in range(depth):
+            layers.append(nn.Conv2d(before, width, 3, padding=1, bias=not batch_norm))
+            layers += [nn.BatchNorm2d(width), nn.ReLU()] if batch_norm else [nn.ReLU()]
+            before = width
+        layers.append(nn.MaxPool2d(2))
+    head = mlp(before, (hidden, hidden), classes, dropout=dropout)
+    return nn.Sequential(*layers, *head).to(memory_format=torch.channels_last)
+
+
+def last_convolution(network: nn.Sequential) -> int:
+    """How many layers of a network lie up to its last convolution's activation: `network[:i]` computes that, `network[i:]` the
+    logits from it. raises ValueError for a network without convolutions"""
+    convolutions = [i for i, layer in enumerate(network) if isinstance(layer, nn.Conv2d)]
+    if not convolutions:
+        raise ValueError("the network has no convolution")
+    i = convolutions[-1] + 1
+    while isinstance(network[i], nn.BatchNorm2d | nn.ReLU):
+        i += 1
+    return i
+
+
+class LocalNorm(nn.Module):
+    """Divide each value by (1 + scale · mean of squares in its window)^power (cuda-convnet's rnorm, cmrnorm and cnorm layers).
+
+    window : side of the square within one map, or channels across the maps
+    over : "map": the squares of a window of that map; "contrast": the same of the deviations from the window's mean;
+        "channels": across neighbouring maps at one position (torch.nn.LocalResponseNorm, which is far slower on a CPU)
+    """
+
+    def __init__(self, over: str = "map", *, window: int = 3, scale: float = 5e-5, power: float = 0.75):
+        super().__init__()
+        if over not in ("map", "contrast", "channels") or window < 1 or window % 2 == 0 or not 0 <= scale < torch.inf:
+            raise ValueError(f"over must be map, contrast or channels, window odd, scale finite, not {over!r}, {window}, {scale}")
+        self.over, self.window, self.scale, self.power = over, window, scale, power
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half = self.window // 2
+        if self.over == "channels":
+            padded = nn.functional.pad(x.square(), (0, 0, 0, 0, half, half))
+            squares = sum(padded[:, i : i + x.shape[1]] for i in range(self.window)) / self.window
+        else:
+            around = x
+            if self.over == "contrast":
+                around = x - nn.functional.avg_pool2d(x, self.window, 1, half, count_include_pad=False)
+            squares = nn.functional.avg_pool2d(around.square(), self.window, 1, half)
+        return x * (1 + self.scale * squares).pow(-self.power)
+
+
 class Normalise(nn.Module):
     """(x − mean) / std per channel, as the first layer of a network, so that every ε is in units of pixels in [0, 1]."""
 
@@ -78,7 +173,7 @@ class Normalise(nn.Module):
         return (x - self.mean) / self.std
 
 
-ARCHITECTURES = {"mlp": mlp, "lenet": lenet, "cnn": cnn}
+ARCHITECTURES = {"mlp": mlp, "lenet": lenet, "cnn": cnn, "cuda_convnet": cuda_convnet, "vgg16": vgg16}
 
 
 def zoo() -> list[str]:

@@ -66,41 +66,42 @@ def _layout(figure: go.Figure, **options) -> go.Figure:
     )
 
 
-def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) -> go.Figure:
-    """3D scatter of projected features, one panel per network; clean samples as dots, adversarial ones as hollow diamonds.
+SYMBOLS = ("circle", "diamond-open", "square-open", "x")  # plotly's, in the order of a plot's kinds
+SIGNS = ("●", "◇", "□", "✕")
 
-    panels : {title: {"clean", "adversarial": (N, 3) points; "label": (N,); "clean_prediction", "clean_confidence",
-        "adversarial_prediction", "adversarial_confidence": (N,); "explained": (3,) shares of variance}}
-    One legend entry per class toggles it in all panels; hovering shows class, prediction and confidence.
+
+def pca3d(
+    panels: dict[str, dict[str, np.ndarray]],
+    classes: tuple[str, ...],
+    kinds: tuple[str, ...] = ("clean", "adversarial"),
+    *,
+    color_by: str = "class",
+) -> go.Figure:
+    """3D scatter of projected features, one panel per network, one symbol for each kind of sample.
+
+    panels : {title: {"explained": (3,) shares of variance; "label": (N,); and for each kind: kind: (N, 3) points,
+        f"{kind}_prediction" and f"{kind}_confidence": (N,), and f"{kind}_label" where they are other samples}}
+    classes : names of all labels and predictions
+    color_by : "class", or "kind" where the classes do not matter or are too many
+    One legend entry per colour toggles it in all panels; hovering shows class, prediction and confidence.
     """
-    figure = go.Figure()
-    scenes = {}
+    if color_by not in ("class", "kind"):
+        raise ValueError(f"color_by must be class or kind, not {color_by!r}")
+    figure, scenes = go.Figure(), {}
     for number, (title, a) in enumerate(panels.items()):
         scene = "scene" if number == 0 else f"scene{number + 1}"
-        names = [f"PC {i + 1} ({share:.0%})" for i, share in enumerate(a["explained"])]
-        span = {"domain": {"x": [number / len(panels), (number + 1) / len(panels)], "y": [0, 0.93]}}
-        scenes[scene] = (
-            span
-            | {"camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}}}
-            | {
-                axis: {
-                    "title": {"text": name},
-                    "showticklabels": False,
-                    "gridcolor": INK,
-                    "zerolinecolor": INK,
-                    "showbackground": False,
-                }
-                for axis, name in zip(("xaxis", "yaxis", "zaxis"), names, strict=True)
-            }
-        )
-        for kind, symbol, size in (("clean", "circle", 3), ("adversarial", "diamond-open", 3)):
-            for c, name in enumerate(classes):
-                of_class = a["label"] == c
-                x, y, z = np.round(a[kind][of_class], 2).T
-                hover = [
-                    f"{kind} {name}, read as {classes[p]} ({confidence:.0%})"
-                    for p, confidence in zip(a[f"{kind}_prediction"][of_class], a[f"{kind}_confidence"][of_class], strict=True)
-                ]
+        scenes[scene] = _scene(number, len(panels), a["explained"])
+        for k, kind in enumerate(kinds):
+            labels = a.get(f"{kind}_label", a["label"])
+            read = zip(labels, a[f"{kind}_prediction"], a[f"{kind}_confidence"], strict=True)
+            hover = np.array([f"{kind} {classes[c]}, read as {classes[p]} ({share:.0%})" for c, p, share in read])
+            groups = (
+                [(name, c, labels == c, k == 0) for c, name in enumerate(classes) if (labels == c).any()]
+                if color_by == "class"
+                else [(kind, k, np.ones(len(labels), dtype=bool), True)]
+            )
+            for name, c, members, listed in groups:
+                x, y, z = np.round(a[kind][members], 2).T
                 figure.add_scatter3d(
                     x=x.tolist(),
                     y=y.tolist(),
@@ -109,13 +110,15 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
                     scene=scene,
                     name=name,
                     legendgroup=name,
-                    showlegend=number == 0 and kind == "clean",
-                    text=hover,
+                    showlegend=number == 0 and listed,
+                    text=hover[members].tolist(),
                     hoverinfo="text",
-                    marker={"size": size, "symbol": symbol, "color": PALETTE[c % len(PALETTE)], "opacity": 0.9},
+                    marker={"size": 3, "symbol": SYMBOLS[k], "color": PALETTE[c % len(PALETTE)], "opacity": 0.9},
                 )
         figure.add_annotation(
-            text=f"{title}: ● clean, ◇ adversarial",
+            text=f"{title}: " + ", ".join(f"{sign} {kind}" for sign, kind in zip(SIGNS, kinds, strict=False))
+            if color_by == "class"
+            else title,
             xref="paper",
             yref="paper",
             x=(number + 0.5) / len(panels),
@@ -124,8 +127,20 @@ def pca3d(panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...]) ->
             yanchor="top",
             showarrow=False,
         )
-    legend = {"orientation": "h", "y": -0.02, "title": {"text": "class"}, "itemsizing": "constant"}
+    title = {"text": "class"} if color_by == "class" else {}
+    legend = {"orientation": "h", "y": -0.02, "title": title, "itemsizing": "constant"}
     return _layout(figure, margin={"l": 0, "r": 0, "t": 10, "b": 10}, legend=legend, **scenes)
+
+
+def _scene(number: int, panels: int, explained: np.ndarray) -> dict:
+    """The layout of one 3D panel of several side by side."""
+    look = {"showticklabels": False, "gridcolor": INK, "zerolinecolor": INK, "showbackground": False}
+    axes = {
+        axis: {"title": {"text": f"PC {i + 1} ({share:.0%})"}, **look}
+        for i, (axis, share) in enumerate(zip(("xaxis", "yaxis", "zaxis"), explained, strict=True))
+    }
+    domain = {"x": [number / panels, (number + 1) / panels], "y": [0, 0.93]}
+    return {"domain": domain, "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}}, **axes}
 
 
 def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...], start: float) -> go.Figure:

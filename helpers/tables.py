@@ -53,31 +53,48 @@ def number(value: float, digits: int = 3) -> str:
     return without_zeros(text).replace("-", "−")
 
 
+def amount(value: float, printed: str = "") -> str:
+    """A number in the unit in which the paper prints its own: 0.3514 beside "35.14 %" is `35.1`; otherwise as `number`."""
+    if not printed.endswith("%") or not np.isfinite(value):
+        return number(value)
+    return f"{round(100 * float(value), 1) + 0.0:.1f}".replace("-", "−")
+
+
 def without_zeros(text: str) -> str:
     """Rates in a text as they are printed in this field: 0.885 becomes .885."""
     return re.sub(r"\b0\.", ".", text)
 
 
 def means_table(
-    rows: pd.DataFrame, experiment, row_axis: str, columns: list[str], also: dict[tuple[str, str], str] | None = None
+    rows: pd.DataFrame,
+    experiment,
+    row_axis: str,
+    columns: list[str],
+    also: dict[tuple[str, str], str] | None = None,
+    unit: str = "",
 ) -> HTML:
     """Our means with their 95 % intervals over networks where the paper prints nothing to compare with; numbers link to rows.
 
-    rows : of `experiment.grid`; a line per value of `row_axis`; also : as in `paper_table`
+    rows : of `experiment.grid`; a line per value of `row_axis`; a column that a row does not have stays empty
+    also : as in `paper_table`; unit : "%" prints rates in percent
     """
     body = []
     for row in dict.fromkeys(rows[row_axis]):
         line = [escape(str(row))]
         for column in columns:
-            values = claims.by_seed(rows, row_axis, row, column)
+            values = claims.by_seed(rows, row_axis, row, column).dropna()
+            if values.empty:
+                line.append("–")
+                continue
             low, high = claims.interval(values.to_numpy())
-            spread = f" ± {number((high - low) / 2)}" if len(values) > 1 else ""
+            spread = f" ± {amount((high - low) / 2, unit)}" if len(values) > 1 else ""
             words = (also or {}).get((row, column))
             more = f'<br><span class="paper">{escape(words)}</span>' if words else ""
-            line.append(rows_link(experiment, str(row), f"<b>{number(values.mean())}</b>{spread}") + more)
+            line.append(rows_link(experiment, str(row), f"<b>{amount(values.mean(), unit)}</b>{spread}") + more)
         body.append(line)
     many = rows.groupby(row_axis).seed.nunique().max() > 1
-    line = '<p class="provenance">± is the 95 % interval over networks.</p>' if many else ""
+    notes = ["in percent"] * (unit == "%") + ["± is the 95 % interval over networks"] * bool(many)
+    line = f'<p class="provenance">{"; ".join(notes).capitalize()}.</p>' if notes else ""
     return HTML(table(["", *map(escape, columns)], body) + line + provenance(experiment))
 
 
@@ -109,8 +126,11 @@ def paper_table(result: pd.DataFrame, experiment, declared: dict, also: dict[tup
     for row, cells in result.groupby("row", sort=False):
         line = [escape(row)]
         for column in columns:
+            if not (cells.column == column).any():
+                line.append("–")  # the paper prints nothing here
+                continue
             c = cells[cells.column == column].iloc[0]
-            ours = rows_link(experiment, row, f"<b>{number(c.ours)}</b> ± {number(c.half)}")
+            ours = rows_link(experiment, row, f"<b>{amount(c.ours, c.printed)}</b> ± {amount(c.half, c.printed)}")
             words = (also or {}).get((row, column))
             more = f'<span class="paper">{escape(words)}</span><br>' if words else ""
             line.append(f'{ours}<br><span class="paper">paper {without_zeros(c.printed)}</span><br>{more}{mark(c.verdict)}')
@@ -162,16 +182,23 @@ def reduced_line(experiment, declared: dict) -> str:
     return f'<p class="provenance">{words}.</p>'
 
 
-def survival_table(survivals: pd.DataFrame, experiment, declared: dict) -> HTML:
-    """What stronger attacks leave of each defence. survivals : of `defences.survivals`; numbers link to the rows."""
+def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: str = "") -> HTML:
+    """What stronger attacks leave of each defence. survivals : of `defences.survivals`; numbers link to the rows.
+
+    unit : "%" prints rates in percent
+    """
+
+    def text(value: float) -> str:
+        return amount(value, unit)
+
     head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "verdict"]
     body = [
         [
             escape(s.row),
-            rows_link(experiment, s.row, f"<b>{number(s.defended)}</b>"),
-            number(s.undefended),
-            f"{number(s.advantage)} ({number(s.low)} to {number(s.high)})",
-            number(s.advertised),
+            rows_link(experiment, s.row, f"<b>{text(s.defended)}</b>"),
+            text(s.undefended),
+            f"{text(s.advantage)} ({text(s.low)} to {text(s.high)})",
+            text(s.advertised),
             f"{s.left:.0%}",
             mark(s.verdict),
         ]

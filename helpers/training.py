@@ -37,6 +37,7 @@ def fit(
     lr: float,
     batch_size: int = 100,
     momentum: float = 0.9,
+    parameters: list | None = None,
     schedule: Schedule = linear,
     seed: int,
     checkpoint: Path | None = None,
@@ -45,6 +46,7 @@ def fit(
     """Minimise the objective by SGD; returns one dict per epoch.
 
     model : trained in place, left in training mode
+    parameters : groups as torch's optimisers take them, e.g. with a weight_decay each; None: all, without weight decay
     schedule : share of the training done, in [0, 1) -> factor of the learning rate
     seed : decides the order of the batches; what the objective or dropout draws comes from torch's global generator, which
         this function seeds too
@@ -60,7 +62,7 @@ def fit(
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    optimiser = torch.optim.SGD(parameters or model.parameters(), lr=lr, momentum=momentum)
     total = epochs * -(-len(data) // batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(schedule, min(step, total - 1) / total))
     history: list[dict] = []

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import hashlib
+import http.client
 import http.server
 import os
 import struct
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import data
+from helpers import embedded
 from helpers.data import DATASETS, DataError, Split, default_root, held_out, load
 
 
@@ -32,6 +33,9 @@ def arrays(train=9, test=6, *, shape=(28, 28), seed=0):
     }
 
 
+TABLE = dict(DATASETS)  # as it is, with the fetchers that `offline` takes out
+
+
 def no_network():
     raise urllib.error.URLError("no route to host")
 
@@ -39,17 +43,19 @@ def no_network():
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
     """No test here may download: a fetch is an error unless the test puts its own in place."""
-    fetch_with(monkeypatch, no_network)
+    for name, dataset in TABLE.items():
+        if not dataset.embedded:
+            fetch_with(monkeypatch, no_network, name)
 
 
-def fetch_with(monkeypatch, fetch, **changes):
-    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], fetch=fetch, **changes))
+def fetch_with(monkeypatch, fetch, name="mnist", **changes):
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], fetch=fetch, **changes))
 
 
-def cached(folder, **changes):
-    """A folder with an mnist.npz; an array that is None is left out."""
+def cached(folder, name="mnist", **changes):
+    """A folder with the cache of a dataset; an array that is None is left out."""
     content = {k: v for k, v in (arrays() | changes).items() if v is not None}
-    np.savez(folder / "mnist.npz", **content)
+    np.savez(folder / f"{name}.npz", **content)
     return folder
 
 
@@ -96,10 +102,91 @@ def test_the_embedded_digits_in_colour_are_what_they_always_were(split, size, di
     )
 
 
-def test_embedded_data_needs_no_folder(tmp_path, monkeypatch):
+# embedded letters
+
+
+@pytest.mark.parametrize(("split", "size", "digest"), [("train", 600, "bd5d66dc788c69a0"), ("test", 300, "0d0f654589ac164f")])
+def test_the_embedded_letters_are_what_they_always_were(split, size, digest):
+    letters = load("letters", split)
+    assert letters.images.shape == (size, 1, 28, 28)
+    assert letters.classes == tuple("ABCDEFGHIJ")
+    assert letters.labels.bincount().tolist() == [size // 10] * 10
+    assert (letters.images.min(), letters.images.max()) == (0, 1)
+    grey = ((letters.images > 0) & (letters.images < 1)).sum() / (letters.images > 0).sum()
+    assert 0.2 < grey < 0.8, "smooth edges"
+    assert letters.digest == digest
+    assert load("letters", split).digest == digest
+
+
+def test_a_letter_is_20_to_26_pixels_long():
+    letters = torch.cat([load("letters", split).images[:, 0] for split in ("train", "test")])
+    lengths = torch.stack([letters.amax(dim=d).count_nonzero(dim=1) for d in (1, 2)]).amax(dim=0).tolist()
+    assert min(lengths) >= 20 and max(lengths) <= 28, "26 pixels touch up to two more"
+    assert len(set(lengths)) > 6
+
+
+def test_no_letter_is_there_twice_and_the_test_letters_have_other_fonts():
+    images = [image.numpy().tobytes() for split in ("train", "test") for image in load("letters", split).images]
+    assert len(set(images)) == 900
+    assert not set(embedded.TRAIN_FONTS) & set(embedded.TEST_FONTS)
+    outlines = {embedded.outline(font, "A").tobytes() for font in embedded.TRAIN_FONTS + embedded.TEST_FONTS}
+    assert len(outlines) == 20, "every font is there, by itself"
+
+
+def test_the_holes_of_letters_are_holes():
+    from scipy.ndimage import label
+
+    holes = {letter: set() for letter in "ABCDEFGHIJ"}
+    for font in ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmss10", "cmb10"):
+        for letter in holes:
+            edges = embedded.outline(font, letter)
+            corner = edges.min(axis=(0, 1))
+            edges = (edges - corner) * 100 / (edges - corner).max() + 10
+            black = embedded.raster(edges, size=120) == 0
+            holes[letter].add(label(black)[1] - 1)  # without the background
+    assert holes == {"A": {1}, "B": {2}, "C": {0}, "D": {1}, **{letter: {0} for letter in "EFGHIJ"}}
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["clockwise", "anticlockwise"])
+def test_a_pixel_is_as_bright_as_the_outline_covers_it(turn):
+    def rectangle(x0, y0, x1, y1):
+        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])[::turn]
+        return np.stack([corners[:-1], corners[1:]], axis=1)
+
+    frame = np.concatenate([rectangle(1.25, 1, 6, 6.4), rectangle(3, 3, 5, 5)[:, ::-1]])
+    expected = np.zeros((8, 8))
+    expected[1:6, 1:6], expected[6, 1:6] = 255, 255 * 0.4
+    expected[:, 1] *= 0.75
+    expected[3:5, 3:5] = 0
+    assert np.array_equal(embedded.raster(frame, size=8), expected.round())
+    assert embedded.raster(np.concatenate([frame, frame]), size=8).max() == 255, "where outlines overlap, no more than full"
+    triangle = np.array([[(0, 0), (8, 8)], [(8, 8), (0, 8)], [(0, 8), (0, 0)]], float)[:, ::turn]
+    half = 255 * np.tril(np.ones((8, 8)), -1) + 127.5 * np.eye(8)
+    np.testing.assert_allclose(embedded.raster(triangle, size=8), half, atol=0.5)
+
+
+@pytest.mark.parametrize(("split", "size", "digest"), [("train", 600, "3802ada85a610bdc"), ("test", 300, "22b6f23dd98b1117")])
+def test_the_embedded_letters_in_colour_are_the_letters_on_photographs(split, size, digest):
+    letters, grey = load("letters_rgb", split), load("letters", split)
+    assert letters.images.shape == (size, 3, 32, 32) and torch.equal(letters.labels, grey.labels)
+    assert letters.classes == grey.classes
+    assert letters.digest == digest
+    stroke = torch.nn.functional.pad(grey.images, (2, 2, 2, 2))[:, 0] == 1
+    assert all(image[:, m].std(dim=1).max() < 1e-6 for image, m in zip(letters.images, stroke, strict=True) if m.sum() > 1)
+    border = letters.images[..., :2, :]
+    assert len({patch.numpy().tobytes() for patch in border}) > 0.95 * size, "a patch of its own for each"
+    digits = {patch.numpy().tobytes() for patch in load("digits_rgb", split).images[..., :2, :]}
+    assert sum(patch.numpy().tobytes() in digits for patch in border) < 0.05 * size, "and none that a digit has"
+
+
+@pytest.mark.parametrize("name", [name for name, dataset in TABLE.items() if dataset.embedded])
+def test_embedded_data_needs_no_folder_and_does_not_remember_what_was_done_to_it(tmp_path, monkeypatch, name):
     monkeypatch.setenv("BOOK_DATA", str(tmp_path / "not there"))
-    load("digits", "test", data_root=tmp_path / "nor there")
+    split = load(name, "test", data_root=tmp_path / "nor there")
     assert list(tmp_path.iterdir()) == []
+    digest = split.digest
+    split.images.zero_(), split.labels.zero_()
+    assert load(name, "test").digest == digest
 
 
 # splits
@@ -172,10 +259,15 @@ def test_a_part_that_is_empty_or_the_whole_cannot_be_held_out(n):
 
 
 def test_an_unknown_dataset_or_split_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown dataset 'minst'; known are: mnist, digits"):
+    with pytest.raises(ValueError, match="unknown dataset 'minst'; known are: mnist, digits") as caught:
         load("minst", "test")
+    assert str(caught.value).split("known are: ")[1].split(", ") == [
+        *("mnist", "digits", "cifar10", "digits_rgb", "fashion_mnist", "notmnist", "letters", "letters_rgb"),
+        *("svhn", "cifar100", "cifar100_ood"),
+    ]
     for name in DATASETS:
-        with pytest.raises(ValueError, match=f"{name} has no split 'validation'; it has: train, test"):
+        known = "all" if name == "notmnist" else "train, test"
+        with pytest.raises(ValueError, match=f"{name} has no split 'validation'; it has: {known}$"):
             load(name, "validation")
 
 
@@ -299,7 +391,8 @@ def test_a_part_of_a_split_has_no_checksum(tmp_path, monkeypatch):
 
 def test_every_checksum_of_the_table_belongs_to_a_split():
     for dataset in DATASETS.values():
-        assert set(dataset.splits) == {"train", "test"}
+        assert set(dataset.splits) in ({"train", "test"}, {"all"})
+        assert len(set(dataset.classes)) == len(dataset.classes)
         if dataset.sha256:
             assert set(dataset.sha256) <= set(dataset.splits)
             assert all(len(v) == 64 and int(v, 16) for v in dataset.sha256.values())
@@ -357,7 +450,10 @@ def test_a_download_is_cached_once_for_all_splits(tmp_path, monkeypatch, where):
         assert all(np.array_equal(file[k], v) for k, v in arrays().items())
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("timed out"), RuntimeError("bad MD5")])
+@pytest.mark.parametrize(
+    "error",
+    [urllib.error.URLError("no route"), TimeoutError("timed out"), RuntimeError("bad MD5"), http.client.IncompleteRead(b"")],
+)
 def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch, error):
     def fetch():
         raise error
@@ -365,7 +461,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch, erro
     fetch_with(monkeypatch, fetch)
     with pytest.raises(DataError, match=r"could not download mnist .*mnist\.npz .*BOOK_DATA .*profile='smoke'") as caught:
         load("mnist", "test", data_root=tmp_path / "new")
-    assert str(error.args[0]) in str(caught.value)
+    assert str(error) in str(caught.value)
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -416,56 +512,68 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
-    """torchvision's MNIST, served small from a folder: returns that folder."""
+def server(tmp_path, monkeypatch):
+    """A folder with a web server: (folder, address)."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "127.0.0.1")
+    yield folder, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(params=["mnist", "fashion_mnist"])
+def mirror(request, server, monkeypatch):
+    """torchvision's MNIST or FashionMNIST, served small from a folder: returns its name in the table and that folder."""
     from helpers.torchvision_import import torchvision
 
-    folder, resources = tmp_path / "mirror", []
-    folder.mkdir()
+    (folder, address), resources = server, []
     for stem, key in (("train", "train"), ("t10k", "test")):
         for kind, name in (("images", "images-idx3-ubyte"), ("labels", "labels-idx1-ubyte")):
             path = folder / f"{stem}-{name}.gz"
             path.write_bytes(gzip.compress(idx(arrays()[f"{key}_{kind}"])))
             resources.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    mnist = torchvision().datasets.MNIST
-    monkeypatch.setattr(mnist, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-    monkeypatch.setattr(mnist, "resources", resources)
-    for variable in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(variable, "127.0.0.1")
-    fetch_with(monkeypatch, data._fetch_mnist)
-    yield folder
-    server.shutdown()
-    server.server_close()
+    kind = getattr(torchvision().datasets, {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[request.param])
+    monkeypatch.setattr(kind, "mirrors", [address])
+    monkeypatch.setattr(kind, "resources", resources)
+    fetch_with(monkeypatch, TABLE[request.param].fetch, request.param)
+    return request.param, folder
+
+
+def same(fetched, expected):
+    return fetched.keys() == expected.keys() and all(
+        fetched[k].dtype == v.dtype and np.array_equal(fetched[k], v) for k, v in expected.items()
+    )
 
 
 def test_mnist_comes_through_torchvision(mirror):
-    fetched = data._fetch_mnist()
-    assert fetched.keys() == arrays().keys()
-    for k, v in arrays().items():
-        assert fetched[k].dtype == v.dtype
-        assert np.array_equal(fetched[k], v)
+    assert same(DATASETS[mirror[0]].fetch(), arrays())
 
 
 def test_mnist_from_torchvision_is_cached_and_loaded_without_the_mirror(mirror, tmp_path):
-    assert len(load("mnist", "train", data_root=tmp_path / "data")) == 9
-    for path in mirror.iterdir():
+    name, folder = mirror
+    assert len(load(name, "train", data_root=tmp_path / "data")) == 9
+    for path in folder.iterdir():
         path.unlink()
-    assert load("mnist", "test", data_root=tmp_path / "data").labels.tolist() == LABELS.tolist()
-    assert [p.name for p in (tmp_path / "data").iterdir()] == ["mnist.npz"]
+    assert load(name, "test", data_root=tmp_path / "data").labels.tolist() == LABELS.tolist()
+    assert [p.name for p in (tmp_path / "data").iterdir()] == [f"{name}.npz"]
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-9]), Path.unlink], ids=["cut", "missing"])
 def test_a_file_of_the_mirror_that_is_cut_or_missing_is_a_failed_download(mirror, tmp_path, damage):
-    damage(mirror / "t10k-images-idx3-ubyte.gz")
-    with pytest.raises(DataError, match="(?s)could not download mnist .*profile='smoke'"):
-        load("mnist", "train", data_root=tmp_path / "data")
+    name, folder = mirror
+    damage(folder / "t10k-images-idx3-ubyte.gz")
+    with pytest.raises(DataError, match=f"(?s)could not download {name} .*profile='smoke'"):
+        load(name, "train", data_root=tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_cifar10_comes_through_torchvision(monkeypatch):
-    class CIFAR10:
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_comes_through_torchvision(monkeypatch, name):
+    class CIFAR:
         """As torchvision's: pixels as an array, labels as a list."""
 
         def __init__(self, root, train, download):
@@ -476,31 +584,228 @@ def test_cifar10_comes_through_torchvision(monkeypatch):
 
     from helpers.torchvision_import import torchvision
 
-    monkeypatch.setattr(torchvision().datasets, "CIFAR10", CIFAR10)
-    fetched, expected = data._fetch_cifar10(), arrays(shape=(32, 32, 3))
-    assert fetched.keys() == expected.keys()
-    assert all(fetched[k].dtype == v.dtype and np.array_equal(fetched[k], v) for k, v in expected.items())
+    monkeypatch.setattr(torchvision().datasets, name.upper(), CIFAR)
+    assert same(TABLE[name].fetch(), arrays(shape=(32, 32, 3)))
+
+
+def test_svhn_comes_through_torchvision_with_its_axes_put_right(tmp_path, monkeypatch):
+    class SVHN:
+        """As torchvision's: splits by name, pixels (N, 3, 32, 32) out of an array in Fortran's order, labels as an array."""
+
+        def __init__(self, root, split, download):
+            assert download and Path(root).is_dir()
+            content = arrays(shape=(32, 32, 3))
+            self.data = np.asfortranarray(content[f"{split}_images"].transpose(1, 2, 3, 0)).transpose(3, 2, 0, 1)
+            self.labels = content[f"{split}_labels"]
+
+    from helpers.torchvision_import import torchvision
+
+    monkeypatch.setattr(torchvision().datasets, "SVHN", SVHN)
+    assert same(TABLE["svhn"].fetch(), arrays(shape=(32, 32, 3)))
+    fetch_with(monkeypatch, TABLE["svhn"].fetch, "svhn")
+    images = load("svhn", "train", data_root=tmp_path).images
+    assert images.shape == (9, 3, 32, 32)
+    torch.testing.assert_close(images[7, 2, 1, 3].item(), arrays(shape=(32, 32, 3))["train_images"][7, 1, 3, 2] / 255)
+
+
+# notMNIST, one split from two IDX files
+
+
+@pytest.fixture
+def notmnist(server, monkeypatch):
+    """notMNIST, served small from a folder with the checksums of those files: returns a path by kind."""
+    folder, address = server
+    paths = {"images": folder / "t10k-images-idx3-ubyte.gz", "labels": folder / "t10k-labels-idx1-ubyte.gz"}
+    for kind, path in paths.items():
+        path.write_bytes(gzip.compress(idx(arrays()[f"test_{kind}"])))
+    sign(monkeypatch, address, paths)
+    return paths, functools.partial(sign, monkeypatch, address, paths)
+
+
+def sign(monkeypatch, address, paths):
+    """Put the files' address and the checksums that they have now into the table."""
+    real = TABLE["notmnist"].fetch
+    assert real.args[1].startswith("https://") and real.args[1].endswith("/t10k-")
+    sha256 = {kind: hashlib.sha256(path.read_bytes()).hexdigest() for kind, path in paths.items()}
+    assert {k: len(v) for k, v in real.keywords.items()} == {k: len(v) for k, v in sha256.items()}
+    fetch_with(monkeypatch, functools.partial(real.func, real.args[0], f"{address}t10k-", **sha256), "notmnist")
+
+
+def test_notmnist_is_downloaded_checked_and_cached(notmnist, tmp_path):
+    split = load("notmnist", "all", data_root=tmp_path / "data")
+    assert split.name == "notmnist/all" and split.classes == tuple("ABCDEFGHIJ")
+    assert np.array_equal((split.images[:, 0] * 255).round().numpy(), IMAGES)
+    assert split.labels.tolist() == LABELS.tolist()
+    with np.load(tmp_path / "data" / "notmnist.npz") as file:
+        assert same(dict(file), {"all_images": IMAGES, "all_labels": LABELS})
+    for path in notmnist[0].values():
+        path.unlink()
+    assert load("notmnist", "all", data_root=tmp_path / "data").digest == split.digest
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "another file"])
+def test_a_file_of_notmnist_with_another_checksum_is_a_failed_download(notmnist, tmp_path, kind, damage):
+    path = notmnist[0][kind]
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(gzip.compress(idx(arrays(seed=1)[f"test_{kind}"])))
+    message = "HTTP Error 404" if damage == "missing" else "invalid hash value"
+    with pytest.raises(DataError, match=f"could not download notmnist .*{message}.*profile='smoke'"):
+        load("notmnist", "all", data_root=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda f: f[:-9], "ended before", id="cut"),
+        pytest.param(lambda f: b"", "", id="empty"),
+        pytest.param(lambda f: gzip.decompress(f), "Not a gzipped file", id="not gzipped"),
+        pytest.param(lambda f: f[:20] + bytes([f[20] ^ 255]) + f[21:], "", id="a byte"),
+        pytest.param(lambda f: gzip.compress(gzip.decompress(f)[:-1]), "reshape", id="a pixel short"),
+        pytest.param(lambda f: gzip.compress(gzip.decompress(f) + b"0"), "reshape", id="a pixel too many"),
+        pytest.param(lambda f: gzip.compress(gzip.decompress(f)[:10]), "unpack_from", id="in the sizes"),
+        pytest.param(lambda f: gzip.compress(idx(LABELS) * 4), "magic number 2049, not 2051", id="labels"),
+        pytest.param(lambda f: gzip.compress(b"\0\0\r\3" + gzip.decompress(f)[4:]), "magic number 3331", id="floats"),
+    ],
+)
+def test_a_damaged_idx_file_is_named_even_where_its_checksum_is_right(notmnist, tmp_path, change, message):
+    paths, sign = notmnist
+    paths["images"].write_bytes(change(paths["images"].read_bytes()))
+    sign()
+    with pytest.raises(DataError, match=rf"(?s)could not download notmnist .*images-idx3-ubyte\.gz is damaged \(.*{message}"):
+        load("notmnist", "all", data_root=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+# CIFAR-100 without what CIFAR-10 has
+
+
+VEHICLES_AND_MAMMALS = {
+    *("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    *("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+    *("fox", "porcupine", "possum", "raccoon", "skunk"),
+    *("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    *("bear", "leopard", "lion", "tiger", "wolf"),
+}
+
+
+def cifar(seed=0, **changes):
+    """A tiny CIFAR-100, each class twice for training and once for the test, shuffled."""
+    content, rng = arrays(200, 100, shape=(32, 32, 3), seed=seed), np.random.default_rng(seed)
+    return content | {"train_labels": rng.permutation(200) % 100, "test_labels": rng.permutation(100)} | changes
+
+
+def test_the_classes_that_cifar10_has_too_are_25():
+    dataset = DATASETS["cifar100_ood"]
+    assert {dataset.classes[i] for i in dataset.without} == VEHICLES_AND_MAMMALS
+    assert dataset.classes == DATASETS["cifar100"].classes == tuple(sorted(dataset.classes))
+    assert len(dataset.classes) == 100
+    for split, n in DATASETS["cifar100"].splits.items():
+        assert dataset.splits[split] == n * 75 // 100
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cifar100_ood_is_taken_out_of_the_cached_cifar100(tmp_path, split):
+    content = cifar()
+    part = load("cifar100_ood", split, data_root=cached(tmp_path, "cifar100", **content))
+    kept = [i for i, y in enumerate(content[f"{split}_labels"]) if part.classes[y] not in VEHICLES_AND_MAMMALS]
+    whole = load("cifar100", split, data_root=tmp_path)[kept]
+    assert part.name == f"cifar100_ood/{split}"
+    assert len(part) == 0.75 * len(content[f"{split}_labels"])
+    assert part.digest == whole.digest, "the same images in the same order with the same labels"
+    assert [p.name for p in tmp_path.iterdir()] == ["cifar100.npz"]
+
+
+def test_cifar100_ood_fetches_cifar100_once(tmp_path, monkeypatch):
+    calls = []
+    fetch_with(monkeypatch, counted(calls, cifar()), "cifar100")
+    for name, n in (("cifar100_ood", 75), ("cifar100", 100), ("cifar100_ood", 75)):
+        assert len(load(name, "test", data_root=tmp_path)) == n
+    assert calls == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["cifar100.npz"]
+
+
+def test_without_a_network_cifar100_ood_asks_for_cifar100(tmp_path):
+    with pytest.raises(DataError, match=r"could not download cifar100 .*cifar100\.npz"):
+        load("cifar100_ood", "test", data_root=tmp_path)
+
+
+def test_a_cache_of_its_own_wins_over_cifar100(tmp_path):
+    own = np.arange(4, 8)  # beaver, bed, bee, beetle
+    cached(tmp_path, "cifar100_ood", **cifar(test_images=cifar()["test_images"][:4], test_labels=own, train_images=None))
+    assert load("cifar100_ood", "test", data_root=tmp_path).labels.tolist() == [4, 5, 6, 7]
+    cached(tmp_path, "cifar100", **cifar())
+    assert load("cifar100_ood", "test", data_root=tmp_path).labels.tolist() == [4, 5, 6, 7]
+    with pytest.raises(DataError, match=r"cifar100_ood\.npz holds no split 'train'"):
+        load("cifar100_ood", "train", data_root=tmp_path)
+
+
+def test_a_cache_of_its_own_with_classes_that_are_no_part_of_it_is_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"cifar100_ood/test in .*cifar100_ood\.npz: there are images of classes that are no part"
+    ):
+        load("cifar100_ood", "test", data_root=cached(tmp_path, "cifar100_ood", **cifar()))
+
+
+def test_a_part_of_cifar100_gives_a_part_of_cifar100_ood(tmp_path):
+    content = cifar(train_images=None, train_labels=None)
+    few = {k: v[:40] for k, v in content.items() if v is not None}
+    cached(tmp_path, "cifar100", **(content | few))
+    part = load("cifar100_ood", "test", data_root=tmp_path)
+    assert part.labels.tolist() == [y for y in few["test_labels"] if part.classes[y] not in VEHICLES_AND_MAMMALS]
+    assert 0 < len(part) < 40
+    with pytest.raises(DataError, match=r"cifar100\.npz holds no split 'train' with labels, only: test"):
+        load("cifar100_ood", "train", data_root=tmp_path)
+
+
+def test_a_cifar100_with_nothing_to_take_is_refused(tmp_path):
+    cached(tmp_path, "cifar100", **cifar(test_labels=np.full(100, 3)))  # bears
+    with pytest.raises(DataError, match=r"cifar100_ood/test in .*cifar100\.npz: .*each of the 0 images"):
+        load("cifar100_ood", "test", data_root=tmp_path)
 
 
 # the real thing
 
-BOOK_DATA = os.environ.get("BOOK_DATA")
-needs_mnist = pytest.mark.skipif(
-    not BOOK_DATA or not (Path(BOOK_DATA).expanduser() / "mnist.npz").exists(),
-    reason="needs MNIST: point BOOK_DATA at a folder with mnist.npz",
-)
+
+def real(name, split):
+    """A split of the dataset that BOOK_DATA has; a complete one has passed its checksum then."""
+    folder = os.environ.get("BOOK_DATA")
+    if not folder or not (Path(folder).expanduser() / f"{name}.npz").exists():
+        pytest.skip(f"needs {name}: point BOOK_DATA at a folder with {name}.npz")
+    with np.load(Path(folder).expanduser() / f"{name}.npz") as file:
+        if f"{split}_labels" not in file.files:
+            pytest.skip(f"the {name}.npz that is here has no split {split}")
+    return load(name, split)
 
 
-@needs_mnist
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_mnist_has_its_size_its_checksum_and_its_range(split):
-    mnist = load("mnist", split)  # raises if a complete split fails its checksum
-    full = DATASETS["mnist"].splits[split]
-    if len(mnist) < full:
-        pytest.skip(f"the mnist.npz that is here holds {len(mnist)} of the {full} {split} images")
-    assert mnist.images.shape == (full, 1, 28, 28)
-    assert (mnist.images.amin(), mnist.images.amax()) == (0, 1)
-    pixels = (mnist.images * 255).round().to(torch.uint8).numpy().tobytes()
-    assert hashlib.sha256(pixels).hexdigest() == DATASETS["mnist"].sha256[split]
+@pytest.mark.parametrize(("name", "split"), [(name, split) for name in ("mnist", "fashion_mnist") for split in ("train", "test")])
+def test_mnist_has_its_size_its_checksum_and_its_range(name, split):
+    images, labels = real(name, split).xy
+    full = DATASETS[name].splits[split]
+    if len(images) < full:
+        pytest.skip(f"the {name}.npz that is here holds {len(images)} of the {full} {split} images")
+    assert images.shape == (full, 1, 28, 28)
+    assert (images.amin(), images.amax()) == (0, 1)
+    pixels = (images * 255).round().to(torch.uint8).numpy().tobytes()
+    assert hashlib.sha256(pixels).hexdigest() == DATASETS[name].sha256[split]
+    mnist = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     if split == "test":
-        assert mnist.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+        assert labels.bincount().tolist() == (mnist if name == "mnist" else [1000] * 10)
+
+
+def test_notmnist_has_a_thousand_of_each_letter():
+    notmnist = real("notmnist", "all")
+    if len(notmnist) < 10_000:
+        pytest.skip(f"the notmnist.npz that is here holds {len(notmnist)} of the 10,000 images")
+    assert notmnist.labels.bincount().tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cifar100_ood_has_75_classes(split):
+    part = real("cifar100_ood", split)
+    assert {part.classes[y] for y in part.labels.unique()} == set(part.classes) - VEHICLES_AND_MAMMALS

@@ -1,33 +1,19 @@
-"""Attacks: `attack(model, x, y, *, eps, ...) -> x_adv`, pure functions of tensors that follow the device and dtype of `x`.
-
-Shared by all of them:
-
-model : any function of a batch that returns logits (N, K); an nn.Module is put in evaluation mode for the attack and back
-x : (N, C, H, W) float images in [0, 1]; with `clip=False` any finite values, also (N, d) features of a layer
-y : (N,) int64 true classes
-eps : radius of the perturbation in units of x, per image
-norm : what measures it: "l2" unless given, "linf" or "l1" (`helpers.norms`)
-clip : whether the result is brought back to [0, 1]. Clipping never leaves the ball, since x lies inside the range.
-
-Returned is a detached tensor like x. Parameters of the model receive no gradient. Every function raises ValueError for a
-negative or non-finite eps, an empty batch, NaN or out-of-range pixels, labels that do not fit, and logits or gradients that
-are not finite.
-"""
+"""Attacks that take one step along a tangent, and what every attack checks."""
 
 from collections.abc import Callable
 
 import torch
 
-from helpers.losses import check_labels, log_odds, margin, others
+from helpers.losses import check_labels, log_odds, others
 from helpers.metrics import eval_mode
-from helpers.norms import check_norm, dual, length, project, random_in_ball, steepest, unit_l2
+from helpers.norms import check_norm, dual, length, steepest, unit_l2
 
 Tensor = torch.Tensor
 Model = Callable[[Tensor], Tensor]
 
 
 def check_input(x: Tensor, y: Tensor, eps: float, clip: bool) -> None:
-    """Raise ValueError for anything that an attack cannot work on; see the head of this module."""
+    """Raise ValueError for anything that an attack cannot work on; see the head of `helpers.attacks`."""
     if not eps >= 0 or eps == float("inf"):
         raise ValueError(f"eps must be a finite number >= 0, not {eps}")
     if not x.is_floating_point() or x.ndim < 2:
@@ -47,7 +33,7 @@ def check_input(x: Tensor, y: Tensor, eps: float, clip: bool) -> None:
         raise ValueError("clip=True is for images (N, C, H, W); features have no range: pass clip=False")
 
 
-def _logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
+def checked_logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
     logits = model(x)
     check_labels(logits, y)
     if not logits.isfinite().all():
@@ -55,7 +41,7 @@ def _logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
     return logits
 
 
-def _finite(gradient: Tensor) -> Tensor:
+def checked_gradient(gradient: Tensor) -> Tensor:
     if not gradient.isfinite().all():
         raise ValueError("the model's gradient is not finite: such an attack would measure nothing")
     return gradient
@@ -71,7 +57,7 @@ def gradient(model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor]
     """∂ loss(logits, y)_i / ∂x_i for each sample i: like x. `loss` returns (N,), so no sample's scale depends on the batch."""
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        return _finite(torch.autograd.grad(loss(_logits(model, x, y), y).sum(), x)[0])
+        return checked_gradient(torch.autograd.grad(loss(checked_logits(model, x, y), y).sum(), x)[0])
 
 
 def adv_loss(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2", clip: bool = True) -> Tensor:
@@ -100,6 +86,17 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = True) -
     return adv_loss(model, x, y, eps=eps, norm="linf", clip=clip)
 
 
+def targeted_fgsm(model: Model, x: Tensor, target: Tensor, *, eps: float, clip: bool = True) -> Tensor:
+    """Targeted fast gradient sign method (Kurakin et al. 2016): every pixel moves by eps so that class `target` gains.
+
+    target : (N,) int64, a class for each sample, e.g. `losses.least_likely` of the logits of x
+
+    Abbasi & Gagné 2018, eq. 2, prints a plus in front of the gradient of the target's loss, which would lead away: erratum.
+    """
+    check_input(x, target, eps, clip)
+    return _moved(x, gradient(model, x, target, log_odds).sign(), eps, clip)
+
+
 def minimal_shift(gap: Tensor, rows: Tensor, norm: str = "l2") -> tuple[Tensor, Tensor]:
     """The smallest of the shifts that close a gap to another class (Huang et al. 2015, Propositions 2.1 and 2.2).
 
@@ -122,25 +119,25 @@ def logit_jacobian(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and their Jacobian ∂z_k/∂x (N, K, d) for the whole batch: one forward and K backward passes."""
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        logits = _logits(model, x, y)
+        logits = checked_logits(model, x, y)
         last = logits.shape[1] - 1
         rows = [torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k < last)[0].flatten(1) for k in range(last + 1)]
-    return logits.detach(), _finite(torch.stack(rows, dim=1))
+    return logits.detach(), checked_gradient(torch.stack(rows, dim=1))
 
 
-def _rivals(logits: Tensor, y: Tensor) -> Tensor:
+def rivals(logits: Tensor, y: Tensor) -> Tensor:
     """Which classes are not y: bool (N, K)."""
     return torch.ones_like(logits, dtype=torch.bool).scatter(1, y[:, None], False)
 
 
-def _against_own(values: Tensor, y: Tensor) -> Tensor:
+def against_own(values: Tensor, y: Tensor) -> Tensor:
     """values_j − values_y for each class j: (N, K) or (N, K, d) like `values`."""
     return values - values[torch.arange(len(y), device=y.device), y][:, None]
 
 
 def _toward_nearest(x, y, logits, gap, rows, eps, norm, clip) -> Tensor:
     """x moved by eps along the `minimal_shift`; samples that are wrong already stay."""
-    _, j = minimal_shift(gap.masked_fill(~_rivals(logits, y), torch.inf), rows, norm)
+    _, j = minimal_shift(gap.masked_fill(~rivals(logits, y), torch.inf), rows, norm)
     direction = rows[torch.arange(len(x), device=x.device), j]  # not r itself, which is 0 for an image on the boundary
     direction[logits.argmax(dim=1) != y] = 0
     return _moved(x, steepest(direction, norm).view_as(x), eps, clip)
@@ -159,9 +156,9 @@ def adv_alpha(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2
     check_input(x, y, eps, clip)
     check_norm(norm)
     logits, jacobian = logit_jacobian(model, x, y)
-    gap = -_against_own(logits.softmax(dim=1), y)  # (N, K), α_y − α_j
+    gap = -against_own(logits.softmax(dim=1), y)  # (N, K), α_y − α_j
     q = others(logits, y).softmax(dim=1)  # (N, K), q_y = 0
-    D = _against_own(jacobian, y)
+    D = against_own(jacobian, y)
     rows = q[:, :, None] * D + gap[:, :, None] * torch.einsum("nk,nkd->nd", q, D)[:, None]
     return _toward_nearest(x, y, logits, gap, rows, eps, norm, clip)
 
@@ -174,124 +171,26 @@ def adv_logits(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l
     check_input(x, y, eps, clip)
     check_norm(norm)
     logits, jacobian = logit_jacobian(model, x, y)
-    return _toward_nearest(x, y, logits, -_against_own(logits, y), _against_own(jacobian, y), eps, norm, clip)
-
-
-def deepfool(
-    model: Model, x: Tensor, y: Tensor, *, steps: int = 50, norm: str = "l2", overshoot: float = 0.02, clip: bool = True
-) -> Tensor:
-    """The nearest wrongly classified image that repeated `minimal_shift`s on the logits find (Moosavi-Dezfooli et al. 2016).
-
-    steps : at most; every sample takes only as many as it needs and then leaves the batch
-    overshoot : the sum of the shifts is stretched by 1 + overshoot, to cross the boundary instead of touching it
-
-    There is no eps: the result's distance from x is what one wants to know. Samples that are wrong already return unchanged; of
-    a sample that is never fooled the last iterate returns, so score the result. Fooled means by a margin of the logits that
-    their rounding at another batch size does not undo.
-    """
-    check_input(x, y, 0.0, clip)
-    check_norm(norm)
-    if steps < 1 or not 0 <= overshoot < torch.inf:
-        raise ValueError(f"steps must be at least 1 and overshoot finite and >= 0, not {steps} and {overshoot}")
-    x = x.detach()
-    total, result = torch.zeros_like(x), x.clone()
-    alive = torch.arange(len(x), device=x.device)
-    for step in range(steps + 1):
-        with torch.no_grad(), eval_mode(model):
-            logits = _logits(model, result[alive], y[alive])
-        rounding = 1e-5 * logits.abs().amax(dim=1)
-        left = margin(logits, y[alive]) >= (-rounding if step else 0)
-        alive, rounding = alive[left], rounding[left]
-        if step == steps or not len(alive):
-            break
-        logits, jacobian = logit_jacobian(model, result[alive], y[alive])
-        gap = (2 * rounding[:, None] - _against_own(logits, y[alive])).masked_fill(~_rivals(logits, y[alive]), torch.inf)
-        shift, _ = minimal_shift(gap, _against_own(jacobian, y[alive]), norm)
-        total[alive] += shift.view_as(total[alive])
-        moved = x[alive] + (1 + overshoot) * total[alive]
-        result[alive] = moved.clamp(0, 1) if clip else moved
-    return result
+    return _toward_nearest(x, y, logits, -against_own(logits, y), against_own(jacobian, y), eps, norm, clip)
 
 
 def random_noise(
-    model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = True, generator: torch.Generator | None = None
-) -> Tensor:
-    """x moved by L2 distance eps in a uniformly random direction, whatever the model: what every attack has to beat."""
-    check_input(x, y, eps, clip)
-    if int(y.min()) < 0:
-        raise ValueError(f"labels run from {int(y.min())}; classes are 0 and up")
-    return _moved(x, unit_l2(torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)), eps, clip)
-
-
-def minus_log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """What `pgd` maximises by default: per sample the direction of the cross-entropy, without its saturation."""
-    return -log_odds(logits, y)
-
-
-def pgd(
     model: Model,
     x: Tensor,
     y: Tensor,
     *,
     eps: float,
-    steps: int = 40,
-    restarts: int = 5,
-    step_size: float | None = None,
     norm: str = "l2",
-    loss: Callable[[Tensor, Tensor], Tensor] = minus_log_odds,
-    target: Tensor | None = None,
     clip: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient ascent in the L2 or L∞ ball (Madry et al. 2018), with restarts; the strongest attack of this module.
+    """x moved by distance eps in a uniformly random direction, whatever the model: what every attack has to beat.
 
-    steps, restarts : the first restart begins at x, the others at random points of the ball (`norms.random_in_ball`)
-    step_size : length of one step; 2.5 eps / steps if not given
-    norm : "l2" or "linf"
-    loss : (logits, y) -> (N,), maximised
-    target : (N,) classes to go for; then z_target − z_y is maximised instead of the loss, and any wrong class still counts
-
-    A sample leaves the batch once it is misclassified. Of a sample that never is, the iterate of highest loss returns.
+    norm : "l2", any direction; "linf", a random sign for each pixel
     """
     check_input(x, y, eps, clip)
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
-    if target is not None and (target.shape != y.shape or target.dtype != y.dtype or (target == y).any()):
-        raise ValueError("target needs one class for each sample, another than its own")
-    step_size = 2.5 * eps / steps if step_size is None else step_size
-    if not 0 <= step_size < torch.inf:
-        raise ValueError(f"step_size must be a finite number >= 0, not {step_size}")
     check_norm(norm, ("l2", "linf"))
-    x = x.detach()
-    best, highest = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
-    alive = torch.arange(len(x), device=x.device)
-
-    def into_ball(moved: Tensor, centre: Tensor) -> Tensor:
-        moved = centre + project(moved - centre, eps, norm)
-        return moved.clamp(0, 1) if clip else moved
-
-    with eval_mode(model), torch.enable_grad():
-        for restart in range(restarts):
-            current = x[alive]
-            if restart:
-                current = into_ball(current + random_in_ball(current, eps, norm, generator), x[alive])
-            for step in range(steps + 1):
-                current = current.detach().requires_grad_()
-                logits = _logits(model, current, y[alive])
-                if target is None:
-                    value = loss(logits, y[alive])
-                else:
-                    check_labels(logits, target[alive])
-                    value = (logits.gather(1, target[alive, None]) - logits.gather(1, y[alive, None])).squeeze(1)
-                fooled = logits.argmax(dim=1) != y[alive]
-                better = fooled | (value.detach() > highest[alive])
-                best[alive[better]] = current.detach()[better]
-                highest[alive[better]] = value.detach()[better]
-                if step < steps and not fooled.all():
-                    g = _finite(torch.autograd.grad(value.sum(), current)[0][~fooled])
-                alive, current = alive[~fooled], current.detach()[~fooled]
-                if len(alive) == 0:
-                    return best
-                if step < steps:
-                    current = into_ball(current + step_size * steepest(g, norm), x[alive])
-    return best
+    if int(y.min()) < 0:
+        raise ValueError(f"labels run from {int(y.min())}; classes are 0 and up")
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return _moved(x, steepest(noise, norm), eps, clip)

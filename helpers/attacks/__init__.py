@@ -1,0 +1,47 @@
+"""Attacks: `attack(model, x, y, *, eps, ...) -> x_adv`, pure functions of tensors that follow the device and dtype of `x`.
+
+Shared by all of them:
+
+model : any function of a batch that returns logits (N, K); an nn.Module is put in evaluation mode for the attack and back
+x : (N, C, H, W) float images in [0, 1]; with `clip=False` any finite values, also (N, d) features of a layer
+y : (N,) int64 true classes
+eps : radius of the perturbation in units of x, per image
+norm : what measures it: "l2" unless given, "linf" or "l1" (`helpers.norms`)
+clip : whether the result is brought back to [0, 1]. Clipping never leaves the ball, since x lies inside the range.
+
+Returned is a detached tensor like x. Parameters of the model receive no gradient. Every function raises ValueError for a
+negative or non-finite eps, an empty batch, NaN or out-of-range pixels, labels that do not fit, and logits or gradients that
+are not finite.
+"""
+
+from helpers.attacks.iterated import deepfool, minus_log_odds, pgd
+from helpers.attacks.one_step import (
+    adv_alpha,
+    adv_logits,
+    adv_loss,
+    adv_loss_sign,
+    check_input,
+    fgsm,
+    gradient,
+    logit_jacobian,
+    minimal_shift,
+    random_noise,
+    targeted_fgsm,
+)
+
+__all__ = [
+    "adv_alpha",
+    "adv_logits",
+    "adv_loss",
+    "adv_loss_sign",
+    "check_input",
+    "deepfool",
+    "fgsm",
+    "gradient",
+    "logit_jacobian",
+    "minimal_shift",
+    "minus_log_odds",
+    "pgd",
+    "random_noise",
+    "targeted_fgsm",
+]
