@@ -163,7 +163,7 @@ DATASETS: dict[str, Dataset] = {
     "notmnist": Dataset(
         splits={"all": 10_000}, shape=(28, 28), classes=_LETTERS,
         source="yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html, sample of github.com/davidflanagan/notMNIST-to-MNIST",
-        licence="none stated; the sample is published with the author's permission",
+        licence="none stated",
         fetch=partial(_from_idx, "all", "https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/master/t10k-",
                       images="70ae9e06201f2827e5b0a3781a3169d735dd2efc69996b9eeaee7f10ed4044d7",
                       labels="1fa03836e01c862542f8eb83463bb951bebec6fcb3efa28dad748c6b38a9021b"),

@@ -71,7 +71,7 @@ def rows_page(name: Path, rows: list[dict]) -> str:
 
     rows = sorted(rows, key=lambda r: (list(map(group, rows)).index(group(r)), r["args"]["seed"]))
     first = rows[0]
-    arguments, metrics = list(first["args"]), list(first["metrics"])
+    arguments, metrics = list(first["args"]), list(dict.fromkeys(m for r in rows for m in r["metrics"]))
     head = [
         *arguments,
         *metrics,
@@ -92,7 +92,7 @@ def rows_page(name: Path, rows: list[dict]) -> str:
             raise ValueError(f"{name}: {mine} and {seen[name_of_group]} would share the anchor {name_of_group}")
         values = [
             *r["args"].values(),
-            *(r["metrics"][m] for m in metrics),
+            *(r["metrics"].get(m, "–") for m in metrics),
             r["seconds"],
             ", ".join(f"{n} ({t})" for n, t in r["networks"].items()),
             r["utc"],
