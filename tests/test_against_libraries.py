@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.attacks import adv_loss, deepfool, fgsm, minus_log_odds, pgd
+from helpers.attacks import adv_loss, deepfool, fgsm, minus_log_odds, pgd, targeted_fgsm
 from helpers.data import load
+from helpers.losses import least_likely
 from helpers.metrics import accuracy, correct
 from helpers.models import mlp
 from helpers.norms import length
@@ -53,6 +54,18 @@ def test_fgsm_is_that_of_both(digits):
 def test_adv_loss_is_the_fast_gradient_attack(digits, norm, name):
     model, x, y = digits
     equal(adv_loss(model, x, y, eps=1.5, norm=norm), foolbox(getattr(fb.attacks, name)(random_start=False), model, x, y, 1.5))
+
+
+def test_targeted_fgsm_toward_the_least_likely_class_is_that_of_both(digits):
+    model, x, y = digits
+    target = least_likely(model(x))
+    ours = targeted_fgsm(model, x, target, eps=0.1)
+    toward = fb.criteria.TargetedMisclassification(target)
+    one_step = fb.attacks.LinfPGD(abs_stepsize=0.1, steps=1, random_start=False)
+    equal(ours, foolbox(one_step, model, x, toward, 0.1))
+    theirs = ta.FGSM(model, eps=0.1)
+    theirs.set_mode_targeted_least_likely(quiet=True)
+    equal(ours, theirs(x, y))
 
 
 def pgd_of(library, norm, eps, step_size, steps, model, x, y):

@@ -25,9 +25,10 @@ from helpers.attacks import (
     minus_log_odds,
     pgd,
     random_noise,
+    targeted_fgsm,
 )
 from helpers.data import load
-from helpers.losses import dlr_loss, log_odds, margin
+from helpers.losses import dlr_loss, least_likely, log_odds, margin
 from helpers.metrics import accuracy
 from helpers.models import mlp
 from helpers.norms import NORMS, dual, length, unit_l2
@@ -71,8 +72,11 @@ def of(*functions):
 ONE_STEP = [*in_norms(adv_loss, *NORMS), *in_norms(adv_alpha, *NORMS), *in_norms(adv_logits, *NORMS), InNorm(adv_loss_sign),
             InNorm(fgsm, "linf")]  # fmt: skip
 WITH_GRADIENT = [*ONE_STEP, *in_norms(pgd, "l2", "linf")]
-ATTACKS = [*WITH_GRADIENT, InNorm(random_noise)]
+TARGETED = [InNorm(targeted_fgsm, "linf")]  # takes a class to go for as its y
+NOISE = in_norms(random_noise, "l2", "linf")
+ATTACKS = [*WITH_GRADIENT, *TARGETED, *NOISE]
 EVERY = [*ATTACKS, *in_norms(deepfool, *NORMS)]  # deepfool takes no eps
+RUN_THE_MODEL = [a for a in EVERY if a not in NOISE]
 BOTH_NORMS = pytest.mark.parametrize("norm", ["l2", "linf"])
 ALL_NORMS = pytest.mark.parametrize("norm", NORMS)
 ORDER = {"l2": 2, "linf": np.inf, "l1": 1}
@@ -180,7 +184,7 @@ def test_every_attack_of_the_module_is_tested_here():
         name
         for name, f in vars(attacks).items()
         if inspect.isfunction(f) and not name.startswith("_") and "clip" in inspect.signature(f).parameters
-        and list(inspect.signature(f).parameters)[:3] == ["model", "x", "y"]
+        and list(inspect.signature(f).parameters)[:2] == ["model", "x"]
     }  # fmt: skip
     assert found == {a.attack.__name__ for a in EVERY}
 
@@ -188,9 +192,8 @@ def test_every_attack_of_the_module_is_tested_here():
 def test_every_attack_is_in_l2_unless_another_norm_is_named():
     model, x = network(), images()
     y = predicted(model, x)
-    for attack in (adv_loss, adv_alpha, adv_logits, pgd):
-        options = {"restarts": 1} if attack is pgd else {}
-        unnamed, l2 = (attack(model, x, y, eps=0.1, **options, **norm) for norm in ({}, {"norm": "l2"}))
+    for attack in (adv_loss, adv_alpha, adv_logits, pgd, random_noise):
+        unnamed, l2 = (attack(model, x, y, eps=0.1, **InNorm(attack).random, **norm) for norm in ({}, {"norm": "l2"}))
         assert torch.equal(unnamed, l2), attack.__name__
     assert torch.equal(deepfool(model, x, y), deepfool(model, x, y, norm="l2"))
 
@@ -234,6 +237,44 @@ def test_the_sign_attacks_move_every_pixel_that_matters_by_the_same_amount():
     torch.testing.assert_close(adv_loss_sign(model, x, y, eps=0.5), x - 0.5 / 5 * sign, rtol=0, atol=1e-9)
     torch.testing.assert_close(fgsm(model, x, y, eps=0.1), x - 0.1 * sign, rtol=0, atol=1e-9)
     assert torch.equal(fgsm(model, x, y, eps=0.4), adv_loss(model, x, y, eps=0.4, norm="linf"))
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_targeted_fgsm_goes_down_the_cross_entropy_of_the_target(clip):
+    """In some pixels up, in others down, whether the target is the class that is read or another."""
+    model, x = network(), images(32)
+    target = torch.arange(32) % 4
+    assert 0 < (predicted(model, x) == target).sum() < 32
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), target, reduction="sum"), leaf)
+    expected = x - 0.4 * g.sign()
+    assert expected.min() < 0 and expected.max() > 1
+    expected = expected.clamp(0, 1) if clip else expected
+    torch.testing.assert_close(targeted_fgsm(model, x, target, eps=0.4, clip=clip), expected, rtol=0, atol=1e-12)
+
+
+def test_the_target_of_targeted_fgsm_gains():
+    model, x = network(), images(32)
+    target = least_likely(model(x))
+    assert not (target == predicted(model, x)).any()
+    gain = [model(targeted_fgsm(model, x, target, eps=eps)).softmax(dim=1)[range(32), target] for eps in (0, 0.01, 0.05)]
+    assert (gain[2] > gain[1]).all() and (gain[1] > gain[0]).all()
+
+
+def test_with_three_linear_classes_targeted_fgsm_moves_each_pixel_for_its_target():
+    """From the point where all are equal, so that the target's gradient is its weight less the mean of the weights."""
+    weight = torch.tensor([[3.0, -1.0, 2.0], [0.0, 4.0, -1.0], [0.0, 0.0, -4.0]])
+    moved = targeted_fgsm(linear(weight), torch.zeros(3, 3), torch.arange(3), eps=0.5, clip=False)
+    assert moved.tolist() == [[0.5, -0.5, 0.5], [-0.5, 0.5, 0.0], [-0.5, -0.5, -0.5]]
+
+
+def test_targeted_fgsm_in_a_saturated_network_is_the_reverse_of_fgsm():
+    """Where the target is read with a probability of 1, whose cross-entropy has no gradient."""
+    model, x, y, *_ = saturated()
+    x = x.float()
+    moved = targeted_fgsm(model, x, y, eps=0.1, clip=False) - x
+    torch.testing.assert_close(moved, x - fgsm(model, x, y, eps=0.1, clip=False), rtol=0, atol=1e-6)
+    assert (moved != 0).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0, 20.0])
@@ -452,7 +493,7 @@ def test_the_result_stays_in_its_ball_and_in_the_range_of_images(attack, eps, cl
         assert (reached >= eps * (1 - 1e-5)).all()
 
 
-@over([*ONE_STEP, InNorm(random_noise)])
+@over([*ONE_STEP, *TARGETED, *NOISE])
 def test_a_perturbation_that_is_not_clipped_has_norm_eps(attack):
     model, x = network(), images()
     x_adv = attack(model, x, predicted(model, x), eps=0.15)
@@ -480,7 +521,7 @@ def test_the_result_is_a_new_tensor_like_the_images(attack, dtype):
         assert not x.requires_grad
 
 
-@over([*WITH_GRADIENT, *of(deepfool)])
+@over(RUN_THE_MODEL)
 def test_float32_and_float64_agree(attack):
     x, model = images(), network()
     y = predicted(model, x)
@@ -569,7 +610,7 @@ def test_a_sample_on_the_boundary_moves(attack):
     assert length(x_adv, attack.norm).item() == pytest.approx(1)
 
 
-@over([*WITH_GRADIENT, *of(deepfool)])
+@over(RUN_THE_MODEL)
 def test_a_sample_is_attacked_alike_in_any_company(attack):
     """The logits are cubic in x and the samples' sizes differ by 10^3, so their gradients differ by 10^6 and more."""
     weight = normal(3, 5, seed=12)
@@ -642,7 +683,7 @@ def test_training_mode_neither_changes_the_attack_nor_is_changed_by_it(attack):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()), "running statistics moved"
 
 
-@over([*WITH_GRADIENT, *of(deepfool)])
+@over(RUN_THE_MODEL)
 def test_the_mode_comes_back_after_an_exception(attack):
     model, x = noisy_network().train(), images()
     model[3].eval()
@@ -868,6 +909,80 @@ def test_pgd_needs_a_step_and_a_restart(steps, restarts):
         pgd(network(), images(), torch.zeros(8).long(), eps=0.1, steps=steps, restarts=restarts)
 
 
+# a reject class
+
+# class 0 at the origin, class 1 where x_1 > 1, class 2 rejects where x_0 > 0.5, which is nearer
+CORNER = torch.tensor([[0.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0.0, -1.0, -1.0])
+
+
+@BOTH_NORMS
+def test_pgd_that_knows_of_the_reject_class_goes_on_to_a_wrong_class(norm):
+    model, x, y = linear(*CORNER), torch.zeros(2, 2), torch.tensor([0, 1])
+    x[1, 1] = 1.2  # a sample of class 1, for which class 0 is the mistake
+    options = {"eps": 1.2, "steps": 20, "restarts": 1, "norm": norm, "clip": False}
+    assert predicted(model, x).tolist() == [0, 1]
+    assert predicted(model, pgd(model, x[:1], y[:1], **options)).tolist() == [2]
+    x_adv = pgd(model, x, y, reject=True, **options)
+    assert predicted(model, x_adv).tolist() == [1, 0]
+    assert (length(x_adv - x, norm) <= 1.2 + 1e-6).all()
+
+
+def test_an_image_that_is_rejected_already_is_no_success():
+    model, x, y = linear(*CORNER), torch.tensor([[0.6, 0.9], [0.6, 1.5]]), torch.tensor([0, 0])
+    assert predicted(model, x).tolist() == [2, 1]
+    options = {"eps": 0.8, "steps": 20, "restarts": 1, "clip": False}
+    assert torch.equal(pgd(model, x, y, **options), x)
+    x_adv = pgd(model, x, y, reject=True, **options)
+    assert predicted(model, x_adv).tolist() == [1, 1] and torch.equal(x_adv[1], x[1])
+
+
+def test_without_a_wrong_class_in_reach_pgd_stays_in_the_batch_to_its_end():
+    """Though the reject class is in reach; what returns is the iterate that comes nearest to class 1."""
+    model = Recorder(linear(*CORNER))
+    x_adv = pgd(model, torch.zeros(1, 2), torch.tensor([0]), eps=0.8, steps=8, restarts=2, reject=True, clip=False)
+    assert model.sizes == 2 * 9 * [1]
+    torch.testing.assert_close(x_adv, torch.tensor([[0.0, 0.8]]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": dlr_loss}, {"target": (torch.arange(8) + 1) % 4}], ids=["", "DLR", "target"])
+@BOTH_NORMS
+def test_a_reject_class_that_never_wins_changes_nothing(norm, options):
+    model, x = network(), images()
+    y = torch.arange(8) % 4
+    eps = {"l2": 0.3, "linf": 0.03}[norm]
+
+    def with_dustbin(v):
+        return torch.cat([model(v), torch.full((len(v), 1), -1e4, dtype=v.dtype)], dim=1)
+
+    plain, rejecting = (
+        pgd(f, x, y, eps=eps, steps=8, restarts=2, norm=norm, generator=seeded(), **options, **how)
+        for f, how in ((model, {}), (with_dustbin, {"reject": True}))
+    )
+    assert 0 < (predicted(model, plain) != y).sum() and (plain != x).any()
+    torch.testing.assert_close(rejecting, plain, rtol=0, atol=1e-12)
+
+
+@BOTH_NORMS
+def test_pgd_with_a_reject_class_stays_in_its_ball_and_in_the_range_and_misleads_more(norm):
+    model, x = network(classes=5), edge_images(32, dtype=torch.float64)
+    y, eps = predicted(model, x), {"l2": 1.0, "linf": 0.15}[norm]
+    x, y = x[y != 4], y[y != 4]
+    options = {"eps": eps, "steps": 20, "restarts": 2, "norm": norm, "generator": seeded()}
+    misread = []
+    for reject in (False, True):
+        x_adv = pgd(model, x, y, reject=reject, **options)
+        assert (length(x_adv - x, norm) <= eps + 1e-9).all() and x_adv.min() >= 0 and x_adv.max() <= 1
+        misread.append(((predicted(model, x_adv) != y) & (predicted(model, x_adv) != 4)).sum())
+    assert misread[0] < misread[1]
+
+
+@pytest.mark.parametrize(("y", "target"), [([0, 3], None), ([0, 1], [1, 3])], ids=["label", "target"])
+def test_the_reject_class_is_neither_label_nor_target(y, target):
+    target = None if target is None else torch.tensor(target)
+    with pytest.raises(ValueError, match="labels run from . to 3; the model has classes 0 to 2"):
+        pgd(network(), images(2), torch.tensor(y), eps=0.1, reject=True, target=target)
+
+
 # DeepFool
 
 
@@ -1001,6 +1116,15 @@ def test_random_noise_has_no_preferred_direction():
     torch.testing.assert_close(u.T @ u / 4000, torch.eye(3) / 3, rtol=0, atol=0.03)
 
 
+def test_random_noise_in_linf_moves_every_pixel_by_eps_up_or_down_alike():
+    x = torch.full((4000, 3), 0.5, dtype=torch.float64)
+    moved = random_noise(None, x, torch.zeros(4000).long(), eps=0.25, norm="linf", clip=False, generator=seeded()) - x
+    assert moved.unique().tolist() == [-0.25, 0.25]
+    sign = moved / 0.25
+    assert sign.mean(dim=0).abs().max() < 0.05
+    torch.testing.assert_close(sign.T @ sign / 4000, torch.eye(3, dtype=torch.float64), rtol=0, atol=0.05)
+
+
 # input that no attack can work on
 
 
@@ -1062,7 +1186,7 @@ def test_an_eps_that_is_no_radius_is_refused(attack, eps):
 
 
 @pytest.mark.parametrize("norm", ["L2", "l3", "", None, 2])
-@pytest.mark.parametrize("attack", [adv_loss, adv_alpha, adv_logits, pgd, deepfool])
+@pytest.mark.parametrize("attack", [adv_loss, adv_alpha, adv_logits, pgd, deepfool, random_noise])
 def test_a_norm_of_another_name_is_refused(attack, norm):
     def model(x):
         raise AssertionError("the model was called first")
@@ -1071,13 +1195,14 @@ def test_a_norm_of_another_name_is_refused(attack, norm):
         attack(model, images(3), torch.tensor([0, 1, 2]), norm=norm, **({} if attack is deepfool else {"eps": 0.1}))
 
 
-def test_pgd_has_no_l1_ball():
+@pytest.mark.parametrize("attack", [pgd, random_noise])
+def test_pgd_and_random_noise_have_no_l1_ball(attack):
     with pytest.raises(ValueError, match="norm must be one of l2, linf, not 'l1'"):
-        call(pgd, norm="l1")
+        call(attack, norm="l1")
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_FIT)
-@over([*WITH_GRADIENT, *of(deepfool)])
+@over(RUN_THE_MODEL)
 def test_labels_and_logits_that_do_not_fit_are_refused(attack, bad, message):
     """Not asked of random_noise, which never runs the model."""
     with pytest.raises(ValueError, match=message):

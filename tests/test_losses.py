@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.losses import check_labels, dlr_loss, log_odds, margin, others
+from helpers.losses import check_labels, dlr_loss, least_likely, log_odds, margin, merge_reject, others
 
 LOSSES = [log_odds, margin, dlr_loss]
 
@@ -99,6 +99,60 @@ def test_a_loss_is_one_number_per_sample_that_no_other_sample_changes(loss):
     assert together.dtype == logits.dtype
     alone = torch.cat([loss(logits[i : i + 1], y[i : i + 1]) for i in range(6)])
     torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-12)
+
+
+def test_the_reject_class_counts_for_the_true_class_and_for_no_other():
+    logits = torch.tensor([[1.0, 4.0, 2.0, 3.0], [1.0, 4.0, 2.0, 0.0], [-1.0, -4.0, -2.0, -1.5]])
+    before = logits.clone()
+    assert merge_reject(logits, torch.tensor([0, 2, 1])).tolist() == [[3, 4, 2], [1, 4, 2], [-1, -1.5, -2]]
+    assert torch.equal(logits, before), "the argument was changed"
+
+
+def test_without_a_mistake_among_the_proper_classes_merged_logits_show_none():
+    """The class that is read, if it is the reject class, is no mistake."""
+    logits, y = random_logits(500, 6)
+    y = y % 5
+    read = logits.argmax(dim=1)
+    merged = merge_reject(logits, y)
+    assert merged.shape == (500, 5) and merged.dtype == logits.dtype
+    assert (read == 5).sum() > 50
+    assert torch.equal(merged.argmax(dim=1) != y, (read != y) & (read != 5))
+
+
+def test_the_gradient_of_merged_logits_goes_to_the_higher_of_the_two():
+    logits, y = torch.tensor([[1.0, 4.0, 3.0], [3.5, 4.0, 3.0]]), torch.tensor([0, 0])
+    assert gradient(lambda z, y: margin(merge_reject(z, y), y), logits, y).tolist() == [[0, -1, 1], [1, -1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("classes", "y", "message"),
+    [
+        (4, [0, 1, 3], "labels run from 0 to 3; the model has classes 0 to 2"),
+        (4, [0, 1, 4], "labels run from 0 to 4; the model has classes 0 to 3"),
+        (2, [0, 0, 0], r"K >= 2, not \(3, 1\)"),
+        (4, [0, 1], r"int64 of shape \(3,\)"),
+    ],
+    ids=["the reject class", "too high", "one proper class", "too few"],
+)
+def test_labels_that_merged_logits_cannot_have_are_refused(classes, y, message):
+    with pytest.raises(ValueError, match=message):
+        merge_reject(torch.zeros(3, classes), torch.tensor(y))
+
+
+def test_the_least_likely_class_has_the_lowest_logit_of_those_allowed():
+    logits = torch.tensor([[3.0, -1.0, 2.0, -9.0], [-5.0, -4.0, -6.0, 0.0]])
+    assert least_likely(logits).tolist() == [3, 2]
+    assert least_likely(logits, classes=3).tolist() == [1, 2]
+    assert least_likely(logits, classes=1).tolist() == [0, 0]
+    check_labels(logits, least_likely(logits))
+    logits, _ = random_logits()
+    assert torch.equal(least_likely(logits), logits.softmax(dim=1).min(dim=1).indices)
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((3, 4), 5), ((3, 4), -1), ((4,), 2), ((3, 4, 1), 2)], ids=str)
+def test_the_least_likely_class_is_one_of_those_that_the_logits_have(shape, classes):
+    with pytest.raises(ValueError, match=rf"logits must be \(N, K\) with K >= {classes}"):
+        least_likely(torch.zeros(shape), classes=classes)
 
 
 @pytest.mark.parametrize("f", [check_labels, *LOSSES])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.metrics import accuracy, auroc, correct, eval_mode, in_batches, knn_auroc, one_standard_error, predict
+from helpers.metrics import accuracy, auroc, correct, eval_mode, in_batches, knn_auroc, one_standard_error, outcomes, predict
 
 
 def identity(x):
@@ -88,7 +88,7 @@ def test_measuring_keeps_no_graph():
     ids=["empty", "too few labels", "labels as a column", "labels as floats"],
 )
 def test_samples_that_cannot_be_judged_are_refused(x, y, message):
-    for f in (correct, accuracy):
+    for f in (correct, accuracy, outcomes):
         with pytest.raises(ValueError, match=message):
             f(identity, x, y)
 
@@ -97,6 +97,47 @@ def test_samples_that_cannot_be_judged_are_refused(x, y, message):
 def test_a_batch_size_below_one_is_refused(batch_size):
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         predict(identity, samples(), batch_size=batch_size)
+
+
+# accuracy, rejection, error
+
+READ = torch.eye(4)[[0, 1, 3, 3, 2, 0, 3, 1]]  # logits whose classes these are
+TRUE = torch.tensor([0, 1, 0, 1, 1, 2, 3, 0])
+
+
+@pytest.mark.parametrize(
+    ("reject", "expected"),
+    [(3, [3, 2, 3]), (None, [3, 0, 5]), (2, [3, 1, 4]), (0, [3, 1, 4])],
+)
+def test_a_sample_is_read_rightly_or_rejected_or_misread(reject, expected):
+    """One of the samples that class 3 claims belongs there."""
+    shares = outcomes(identity, READ, TRUE, reject=reject)
+    assert list(shares) == ["accuracy", "rejected", "error"]
+    assert [8 * share for share in shares.values()] == expected
+    assert shares["accuracy"] == accuracy(identity, READ, TRUE)
+
+
+def test_the_three_shares_make_one_whatever_the_logits():
+    logits, y = samples(997, 5), torch.arange(997) % 5
+    logits[::7, 1] = torch.nan
+    for reject in (None, 0, 4):
+        assert sum(outcomes(identity, logits, y, reject=reject).values()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("row", [[torch.nan, 0, 0], [torch.nan, torch.nan, torch.nan], [9, torch.nan, 0], [0, torch.nan, 9]])
+def test_nan_logits_are_an_error_whatever_the_label(row):
+    logits = torch.tensor([row, [1.0, 0, 0]])
+    for y in range(3):
+        assert outcomes(identity, logits, torch.tensor([y, 0]), reject=2) == {"accuracy": 0.5, "rejected": 0, "error": 0.5}
+
+
+def test_outcomes_are_measured_in_batches_and_in_evaluation_mode():
+    sizes, y = [], torch.arange(23) % 3
+    expected = outcomes(identity, samples(d=3), y, reject=2)
+    assert outcomes(recorded(sizes), samples(d=3), y, reject=2, batch_size=10) == expected and sizes == [10, 10, 3]
+    model, x = with_dropout_and_batch_norm().train(), samples()
+    shares = outcomes(model, x, y, reject=2)
+    assert all(flags(model)) and outcomes(model.eval(), x, y, reject=2) == shares
 
 
 # evaluation mode

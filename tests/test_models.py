@@ -1,6 +1,7 @@
 """Networks, saving and loading them, and every network that ships with the book against its card."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -9,7 +10,21 @@ from torch import nn
 from helpers import models
 from helpers.data import DATASETS, default_root, load
 from helpers.metrics import accuracy, predict
-from helpers.models import Dropout, Normalise, card, cnn, lenet, load_pretrained, mlp, save_pretrained, zoo
+from helpers.models import (
+    Dropout,
+    LocalNorm,
+    Normalise,
+    card,
+    cnn,
+    cuda_convnet,
+    last_convolution,
+    lenet,
+    load_pretrained,
+    mlp,
+    save_pretrained,
+    vgg16,
+    zoo,
+)
 
 SMALL = {"architecture": {"name": "mlp", "arguments": {"inputs": 4, "hidden": [5, 6], "classes": 3}}}
 
@@ -82,6 +97,162 @@ def test_a_cnn_halves_the_image_after_each_width(widths, last):
     assert [m.out_channels for m in network if isinstance(m, nn.Conv2d)] == list(widths)
     assert [m.in_features for m in network if isinstance(m, nn.Linear)] == [last, 12]
     assert network(images(shape=(3, 32, 32))).shape == (7, 5)
+
+
+CFG = [nn.Conv2d, nn.MaxPool2d, nn.ReLU, LocalNorm, nn.Conv2d, nn.ReLU, nn.AvgPool2d, LocalNorm, nn.Conv2d, nn.ReLU,
+       nn.AvgPool2d]  # fmt: skip
+WORDS = 3 * [nn.Conv2d, nn.ReLU, nn.MaxPool2d, LocalNorm]
+
+
+@pytest.mark.parametrize(("norm", "layers"), [("map", CFG), ("channels", CFG), ("contrast", WORDS)], ids=str)
+def test_cuda_convnet_has_the_layers_of_its_file_or_of_the_papers_words(norm, layers):
+    network = cuda_convnet(norm=norm)
+    assert [type(m) for m in network] == [*layers, nn.Flatten, Dropout, nn.Linear]
+    convolutions = [m for m in network if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [32, 32, 64]
+    assert {(m.kernel_size, m.padding, m.stride) for m in convolutions} == {((5, 5), (2, 2), (1, 1))}
+    assert {(m.kernel_size, m.stride) for m in network if isinstance(m, nn.MaxPool2d | nn.AvgPool2d)} == {(3, 2)}
+    norms = {(m.over, m.window, m.scale, m.power) for m in network if isinstance(m, LocalNorm)}
+    assert norms == {(norm, 3, 5e-5, 0.75)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "sides", "parameters"),
+    [((1, 28, 28), [(14, 14), (7, 7), (3, 3)], 83_498), ((3, 32, 32), [(16, 16), (8, 8), (4, 4)], 89_578),
+     ((2, 9, 40), [(4, 20), (2, 10), (1, 5)], 832 + 800 + 25_632 + 51_264 + 3210)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("norm", ["map", "contrast"])
+def test_cuda_convnet_pools_as_its_authors_did(norm, shape, sides, parameters):
+    network, x, seen = cuda_convnet(shape=shape, norm=norm).eval(), images(2, shape), []
+    for layer in network:
+        x = layer(x)
+        seen += [tuple(x.shape[2:])] * isinstance(layer, nn.MaxPool2d | nn.AvgPool2d)
+    assert seen == sides
+    assert x.shape == (2, 10) and sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_cuda_convnet_takes_other_widths_and_leaves_out_what_is_not_wanted():
+    network = cuda_convnet((4, 5, 6), classes=11, dropout=0, scale=0.5)
+    assert [tuple(p.shape[:2]) for p in network.parameters() if p.ndim > 1] == [(4, 1), (5, 4), (6, 5), (11, 54)]
+    assert not any(isinstance(m, Dropout | Normalise) for m in network)
+    assert {m.scale for m in network if isinstance(m, LocalNorm)} == {0.5}
+    assert [m.p for m in cuda_convnet((4, 5, 6), dropout=0.2) if isinstance(m, Dropout)] == [0.2]
+    for widths in ((4, 5), (4, 5, 6, 7)):
+        with pytest.raises(ValueError, match="widths must be three numbers"):
+            cuda_convnet(widths)
+
+
+def test_cuda_convnet_subtracts_the_mean_of_each_channel():
+    network, x = cuda_convnet((4, 5, 6), shape=(3, 32, 32), mean=(0.1, 0.2, 0.3)).eval(), images(shape=(3, 32, 32))
+    centred = torch.stack([x[:, 0] - 0.1, x[:, 1] - 0.2, x[:, 2] - 0.3], dim=1)
+    assert torch.allclose(network(x), network[1:](centred), atol=1e-6)
+    assert not torch.allclose(network(x), network[1:](x), atol=1e-3)
+    with pytest.raises(ValueError, match="one finite value for each channel"):
+        cuda_convnet(mean=(0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize(("batch_norm", "convolutional"), [(False, 14_714_688), (True, 14_714_688 + 4224)])
+def test_vgg16_has_as_many_parameters_as_its_authors_print(batch_norm, convolutional):
+    """Batch normalisation has two numbers for a channel in place of the convolution's one."""
+    network = vgg16(batch_norm=batch_norm)
+    assert sum(p.numel() for p in network.parameters() if p.ndim != 2) - (512 + 512 + 10) == convolutional
+    assert [tuple(p.shape) for p in network.parameters() if p.ndim == 2] == [(512, 512), (512, 512), (10, 512)]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_vgg16_has_thirteen_convolutions_in_five_groups_and_three_full_layers(batch_norm):
+    network = vgg16((4, 5, 6, 7, 8), 9, classes=11, mean=(0.1, 0.2, 0.3), dropout=0.25, batch_norm=batch_norm)
+    one = [nn.Conv2d, *[nn.BatchNorm2d] * batch_norm, nn.ReLU]
+    groups = [layer for depth in (2, 2, 3, 3, 3) for layer in [*depth * one, nn.MaxPool2d]]
+    assert [type(m) for m in network] == [Normalise, *groups, nn.Flatten, *2 * [nn.Linear, nn.ReLU, Dropout], nn.Linear]
+    convolutions = [m for m in network if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [4, 4, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8]
+    assert {(m.kernel_size, m.padding, m.bias is None) for m in convolutions} == {((3, 3), (1, 1), batch_norm)}
+    assert {m.p for m in network if isinstance(m, Dropout)} == {0.25}
+    assert network[0].mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3]) and network[0].std.unique().tolist() == [1]
+    assert network.eval()(images(shape=(3, 32, 32))).shape == (7, 11)
+
+
+def test_vgg16_without_dropout_and_with_a_wrong_number_of_widths():
+    assert not any(isinstance(m, Dropout) for m in vgg16((4, 4, 4, 4, 4), 8, dropout=0))
+    with pytest.raises(ValueError, match=r"widths must be five numbers, not \(4, 4\)"):
+        vgg16((4, 4))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "features"),
+    [
+        pytest.param(cnn((4, 5), hidden=6), (3, 32, 32), (5, 16, 16), id="cnn"),
+        pytest.param(cuda_convnet((4, 5, 6)), (1, 28, 28), (6, 7, 7), id="cuda_convnet"),
+        pytest.param(cuda_convnet((4, 5, 6), norm="contrast"), (1, 28, 28), (6, 7, 7), id="cuda_convnet, contrast"),
+        pytest.param(vgg16((4, 4, 4, 4, 8), 9), (3, 32, 32), (8, 2, 2), id="vgg16"),
+        pytest.param(vgg16((4, 4, 4, 4, 8), 9, batch_norm=False), (3, 32, 32), (8, 2, 2), id="vgg16 without batch_norm"),
+    ],
+)
+def test_a_network_divides_behind_the_activation_of_its_last_convolution(network, shape, features):
+    network, x, i = network.eval(), images(shape=shape), last_convolution(network)
+    at = network[:i](x)
+    assert at.shape == (7, *features) and at.min() == 0, "before the pooling, after the ReLU"
+    assert not any(isinstance(m, nn.Conv2d | nn.ReLU) for m in network[i : i + 2])
+    assert torch.equal(network[i:](at), network(x))
+
+
+def test_a_network_without_convolutions_has_no_last_one():
+    with pytest.raises(ValueError, match="the network has no convolution"):
+        last_convolution(mlp(4, (5, 6), 3))
+
+
+def by_loops(x, over, window, scale, power):
+    """`LocalNorm` of "map" and "contrast", a value at a time."""
+    half, places = window // 2, list(product(range(x.shape[2]), range(x.shape[3])))
+
+    def around(one, i, j):
+        return one[max(i - half, 0) : i + half + 1, max(j - half, 0) : j + half + 1]
+
+    result = x.clone()
+    for one, normed in zip(x.flatten(0, 1), result.flatten(0, 1), strict=True):
+        deviation = one.clone()
+        for i, j in places:
+            deviation[i, j] -= around(one, i, j).mean() if over == "contrast" else 0
+        for i, j in places:
+            normed[i, j] /= (1 + scale * around(deviation, i, j).square().sum() / window**2) ** power
+    return result
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+@pytest.mark.parametrize("over", ["map", "contrast"])
+def test_local_normalisation_within_a_map_is_that_of_a_loop(over, window):
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    expected = by_loops(x, over, window, 2.0, 0.6)
+    torch.testing.assert_close(LocalNorm(over, window=window, scale=2.0, power=0.6)(x), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(expected, x) == (over == "contrast" and window == 1), "a pixel does not deviate from itself"
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 9])
+def test_local_normalisation_across_channels_is_that_of_torch(window):
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    expected = nn.LocalResponseNorm(window, alpha=2.0, beta=0.6, k=1.0)(x)
+    torch.testing.assert_close(LocalNorm("channels", window=window, scale=2.0, power=0.6)(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_constant_map_has_no_contrast_and_is_divided_by_its_own_square_otherwise():
+    x = torch.full((1, 3, 5, 5), 2.0)
+    assert torch.equal(LocalNorm("contrast", scale=7.0)(x), x)
+    for over in ("map", "channels"):
+        inner = LocalNorm(over, scale=2.0, power=0.5)(x)[0, 1, 2, 2]
+        assert inner.item() == pytest.approx(2 / 3), "2 / (1 + 2 · 4)^½"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"over": "maps"}, {"over": None}, {"window": 0}, {"window": 2}, {"window": -1}, {"scale": -1e-9}, {"scale": float("nan")},
+     {"scale": float("inf")}],
+    ids=str,
+)  # fmt: skip
+def test_a_local_normalisation_that_makes_no_sense_is_refused(bad):
+    with pytest.raises(ValueError, match="over must be map, contrast or channels, window odd, scale finite"):
+        LocalNorm(**bad)
 
 
 def test_normalisation_is_a_layer_so_that_eps_stays_in_pixels():
