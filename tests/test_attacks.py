@@ -958,7 +958,7 @@ def test_a_reject_class_that_never_wins_changes_nothing(norm, options):
         pgd(f, x, y, eps=eps, steps=8, restarts=2, norm=norm, generator=seeded(), **options, **how)
         for f, how in ((model, {}), (with_dustbin, {"reject": True}))
     )
-    assert 0 < (predicted(model, plain) != y).sum() and (plain != x).any()
+    assert (predicted(model, plain) != y).any() and (plain != x).any()
     torch.testing.assert_close(rejecting, plain, rtol=0, atol=1e-12)
 
 

@@ -1,5 +1,7 @@
 """The gradient-masking checks: a sound network passes, one that hides its gradients is flagged."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 import torch
@@ -22,20 +24,24 @@ def sound():
     return network, x, network(x).argmax(dim=1)
 
 
-def judged(network, other, x, y):
-    from functools import partial
-
-    c = checks.gradient_checks(
+def measured_on(network, other, x, y, *, eps=EPS, radii=RADII, norm="l2", **options):
+    return checks.gradient_checks(
         network,
         other,
         x,
         y,
-        eps=EPS,
-        radii=RADII,
-        one_step=adv_loss,
-        iterated=partial(pgd, steps=10, restarts=1),
+        eps=eps,
+        radii=radii,
+        one_step=partial(adv_loss, norm=norm),
+        iterated=partial(pgd, norm=norm, steps=10, restarts=1),
         generator=torch.Generator().manual_seed(0),
+        norm=norm,
+        **options,
     )
+
+
+def judged(network, other, x, y):
+    c = measured_on(network, other, x, y)
     return c, {name: good for name, good, _ in checks.judge_checks(pd.Series(c), eps=EPS, radii=RADII, chance=0.34)}
 
 
@@ -81,6 +87,79 @@ def test_saturation_shows_in_the_literal_gradient(sound):
     assert measured["PGD"] < 0.5  # the stable direction is not fooled
 
 
+LINF = {"eps": 0.3, "radii": [0.05, 0.15, 1.0], "norm": "linf"}
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_sound_network_is_not_flagged_in_linf_either(sound, clip):
+    network, x, y = sound
+    c = measured_on(network, nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), x, y, **LINF, clip=clip)
+    lines = checks.judge_checks(pd.Series(c), eps=0.3, radii=LINF["radii"], chance=0.34, unbounded=1.0)
+    assert all(good for _, good, _ in lines), lines
+    assert ("PGD inside [0, 1] is weaker" in [name for name, _, _ in lines]) == ("PGD, inside [0, 1]" in c) == (not clip)
+    assert len(lines) == (9 if clip else 10)
+
+
+def test_random_noise_and_the_literal_gradient_are_of_the_norm_asked_for(sound):
+    """On a linear network the literal gradient gives the attack of one step."""
+    network, x, y = sound
+    linf, l2 = (measured_on(network, network, x, y, **{**LINF, "norm": norm}) for norm in ("linf", "l2"))
+    assert linf["random"] < 0.9 < l2["random"]
+    for c in (linf, l2):
+        assert c["literal float32"] == c["literal float64"] == c["one step"] == c["transfer"]
+    assert linf["one step"] < 0.2 < l2["one step"]
+
+
+class InRange(nn.Sequential):
+    """Keeps the lowest and the highest pixel that passes."""
+
+    low, high = 0.5, 0.5
+
+    def forward(self, x):
+        self.low, self.high = min(self.low, x.min().item()), max(self.high, x.max().item())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_clip_keeps_every_image_that_is_measured_in_the_range(sound, norm):
+    network, x, y = sound
+    for clip in (True, False):
+        seeing = InRange(*network)
+        measured_on(seeing, network, x, y, **{**LINF, "norm": norm, "clip": clip})
+        assert (seeing.low >= 0 and seeing.high <= 1) == clip
+
+
+ACCURACIES = ["clean", "one step", "PGD", "PGD, DLR", "PGD, inside [0, 1]", "PGD, eps 0.5", "PGD, eps 2", "PGD, eps 50",
+              "transfer", "random", "rescored", "literal float32", "literal float64"]  # fmt: skip
+
+
+def rejecting(sound, weight, bias):
+    """The sound network with a fourth class that rejects, for a weight on the first pixel."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.cat([sound[1].weight, torch.zeros(1, 16)]))
+        network[1].weight[3, 0] = weight
+        network[1].bias.copy_(torch.tensor([0.0, 0, 0, bias]))
+    return network
+
+
+@pytest.mark.parametrize(("reject", "kept"), [(3, 1.0), (None, 0.0)])
+def test_what_ends_in_the_reject_class_is_kept_where_there_is_one(sound, reject, kept):
+    network, x, y = sound
+    c = measured_on(rejecting(network, 0.0, 1e3), network, x, y, reject=reject)
+    assert {name: c[name] for name in ACCURACIES} == pytest.approx(dict.fromkeys(ACCURACIES, kept))
+
+
+def test_what_ends_in_another_class_than_reject_is_not_kept(sound):
+    """Every label is wrong, so the rejected ones alone are kept."""
+    network, x, y = sound
+    network = rejecting(network, 100.0, -50.0)
+    rejected = (network(x).argmax(dim=1) == 3).double().mean().item()
+    assert 0.2 < rejected < 0.8
+    assert measured_on(network, network, x, (y + 1) % 3, reject=3)["clean"] == pytest.approx(rejected)
+    assert measured_on(network, network, x, (y + 1) % 3)["clean"] == 0
+
+
 SOUND = {
     "one step": 0.5,
     "PGD": 0.4,
@@ -117,3 +196,13 @@ SOUND = {
 def test_each_check_is_flagged_by_what_it_is_about(change, flagged):
     judged = checks.judge_checks(pd.Series({**SOUND, **change}), eps=EPS, radii=RADII, chance=0.34)
     assert [name for name, good, _ in judged if not good] == ([flagged] if flagged else [])
+
+
+def test_the_radius_at_which_anything_is_in_reach_can_be_another():
+    """Its accuracy is no part of the curve."""
+    c = {name: value for name, value in SOUND.items() if name not in ("PGD, eps 0.5", "PGD, eps 2", "PGD, eps 50")}
+    how = {"eps": 0.3, "radii": [0.1, 1.0], "chance": 0.34, "unbounded": 1.0}
+    for reached, flagged in ((0.3, []), (0.45, ["unbounded ε: at most chance"])):
+        lines = checks.judge_checks(pd.Series({**c, "PGD, eps 0.1": 0.7, "PGD, eps 1": reached}), **how)
+        assert [name for name, good, _ in lines if not good] == flagged
+        assert {name: figures for name, _, figures in lines}["accuracy falls with ε"] == "0.700 › 0.400"

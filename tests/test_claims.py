@@ -1,5 +1,7 @@
 """The verdict rules, on cases made by hand."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -255,6 +257,53 @@ def test_the_committed_claims_hold_all_of_the_paper():
             assert {a for a in arguments[: 1 if form == "below" else 2] if "/" in a} <= names
 
 
+ABBASI = {"MNIST": ["Naive CNN", "Augmented CNN"], "CIFAR-10": ["Naive VGG", "Augmented VGG"]}
+
+
+def test_the_committed_claims_of_abbasi_hold_all_of_the_paper():
+    abbasi = claims.read("abbasi2018")
+    numbers, sentences = abbasi[abbasi.kind != "sentence"], abbasi[abbasi.kind == "sentence"]
+    tables_ = {f"Table {n}, {data}": size for n, size in ((1, 13), (2, 8)) for data in ABBASI}
+    assert numbers.groupby("source").size().to_dict() == {**tables_, "§1": 1, "§A.3": 3}
+    assert claims.count(abbasi) == 44 and (numbers.same_as != "").sum() == 2
+    assert not numbers.duplicated(["source", "row", "column"]).any()
+    cell = {f"{c.source}/{c.row}/{c.column}": c.value for c in numbers.itertuples()}
+    assert cell["Table 1, CIFAR-10/Augmented VGG/T-FGS Dust"] == "39.06"
+    assert cell["Table 2, MNIST/Naive CNN/T-FGS Distortion"] == "0.170", "as printed, to its last digit"
+    assert all(cell[c.same_as] == c.value for c in numbers.itertuples() if c.same_as)
+    assert sentences.groupby("source").size().to_dict() == {
+        **{"Table 1, MNIST": 5, "Table 2, MNIST": 4, "Figure 2, MNIST": 3},
+        **{"Table 1, CIFAR-10": 4, "Table 2, CIFAR-10": 4, "Figure 2, CIFAR-10": 3},
+    }
+    assert len(sentences) == 23 and set(sentences.row + sentences.column + sentences.same_as) == {""}
+
+
+@pytest.mark.parametrize("data", ABBASI)
+def test_the_sentences_of_abbasi_name_cells_of_their_table_or_what_it_has_no_number_for(data):
+    abbasi = claims.read("abbasi2018")
+    unprinted = ["Success in 1", "Success in 4", "Distortion in 4"]
+    for source, mine in abbasi[abbasi.source.str.endswith(f", {data}")].groupby("source"):
+        printed = set(mine.row + "/" + mine.column)
+        more = [f"{attack} {what}" for attack in ("FGS", "T-FGS") for what in unprinted] if "Table 2" in source else []
+        more = ["AUROC FGS", "AUROC T-FGS", "AUROC out-distribution"] if "Figure 2" in source else more
+        allowed = printed | {f"{row}/{column}" for row in ABBASI[data] for column in more}
+        for sentence in mine[mine.kind == "sentence"].itertuples():
+            for form, arguments in claims.parse_predicate(sentence.predicate):
+                assert {a for a in arguments[: 1 if form == "below" else 2] if "/" in a} <= allowed, sentence.value
+                assert float(arguments[-1]) < 1 if form != "greater" else arguments[0] != arguments[1]
+
+
+def test_the_outcomes_that_abbasi_prints_sum_to_100_but_for_an_erratum():
+    abbasi = claims.read("abbasi2018")
+    sums = {}
+    for c in abbasi[abbasi.source.str.startswith("Table 1") & (abbasi.kind == "attack")].itertuples():
+        attack, outcome = c.column.split()
+        sums.setdefault((c.row, attack), {})[outcome] = Decimal(c.value)
+    assert len(sums) == 8
+    assert all(("Dust" in parts) == row.startswith("Augmented") for (row, _), parts in sums.items())
+    assert {k: sum(parts.values()) for k, parts in sums.items() if sum(parts.values()) != 100} == {("Naive CNN", "FGS"): 101}
+
+
 def test_the_later_notebooks_numbers_stand_beside_the_papers_and_count_for_nothing():
     later = claims.read("huang2015_notebooks")
     words = tables.beside(later, "LeNet", "notebooks")
@@ -324,6 +373,22 @@ def test_survivals_pair_by_seed_and_read_percentages():
     assert 0 < line.high - line.low < 0.05  # the seeds scatter alike, so pairing leaves the images' part
     with pytest.raises(ValueError, match="cannot be paired"):
         defences.survivals(printed, measured[(measured.method == "D") | (measured.seed > 0)], "T", **how)
+
+
+@pytest.mark.parametrize(("errors", "advertised"), [(True, 0.5452), (False, -0.5452)])
+def test_an_advantage_advertised_in_errors_is_what_they_fall_by(errors, advertised):
+    """Ours is measured in accuracy either way."""
+    printed = pd.DataFrame(
+        [
+            {"source": "T", "row": r, "column": "Success", "value": v, "unit": "percent", "kind": "attack"}
+            for r, v in (("N", "91.91"), ("D", "37.39"))
+        ]
+    )
+    measured = rows(N=[0.08, 0.09, 0.10], D=[0.35, 0.36, 0.37]).rename(columns={"acc": "worst"})
+    how = {"row_axis": "method", "undefended": "N", "advertised": "Success", "metric": "worst", "images": 10_000}
+    (line,) = defences.survivals(printed, measured, "T", **how, errors=errors).itertuples()
+    assert line.advertised == pytest.approx(advertised) and line.advantage == pytest.approx(0.27)
+    assert line.left == pytest.approx(0.27 / advertised) and line.verdict == "survives"
 
 
 def test_the_images_widen_every_interval():

@@ -42,6 +42,25 @@ def test_numbers_are_printed_as_in_the_field(value, text):
     assert tables.number(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "printed", "text"),
+    [
+        (0.3514, "35.14 %", "35.1"),
+        (0.3514, "%", "35.1"),
+        (0.3514, "0.351", ".351"),
+        (0.3514, "", ".351"),
+        (1.0, "99.96 %", "100.0"),
+        (0.00049, "%", "0.0"),
+        (-0.0001, "%", "0.0"),
+        (-0.0527, "%", "−5.3"),
+        (float("nan"), "%", "–"),
+        (float("inf"), "%", "–"),
+    ],
+)
+def test_an_amount_is_in_the_unit_of_the_papers(value, printed, text):
+    assert tables.amount(value, printed) == text
+
+
 def verdicts():
     line = {"same_as": "", "paper": 0.86, "half": 0.01, "difference": 0.0, "bound": 0.01, "margin": 0.05, "n": 2}
     return pd.DataFrame(
@@ -64,6 +83,22 @@ def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows()
     assert "Reduced: epochs: 1 instead of 2" in html and "a &lt;b&gt; c" in html
 
 
+def test_a_cell_that_the_paper_prints_in_percent_shows_ours_in_percent_and_no_other_does():
+    cells = verdicts().assign(half=0.0123)
+    cells.loc[1, "printed"] = "86.00 %"
+    html, _, details = tables.paper_table(cells, EXPERIMENT, {}).data.partition("<details>")
+    assert html.count("<b>86.0</b> ± 1.2<") == 1 and html.count("paper 86.00 %<") == 1
+    assert html.count("<b>.860</b> ± .012<") == 3 and html.count("paper .860<") == 3
+    assert "<td>86.00 %</td>" in details
+
+
+def test_a_cell_that_the_paper_does_not_print_shows_a_dash():
+    html = tables.paper_table(verdicts().drop(index=2), EXPERIMENT, {}).data.partition("<details>")[0]
+    assert html.count("<td>–</td>") == 1 and html.count('class="verdict') == 3
+    assert html.index('"row">B&amp;C') < html.index("<td>–</td>") < html.index("#rows-B-C"), "under x, before what stands under y"
+    assert "<td>–</td>" not in tables.paper_table(verdicts(), EXPERIMENT, {}).data
+
+
 def test_further_words_stand_under_their_cell_only():
     html = tables.paper_table(verdicts(), EXPERIMENT, {}, {("A", "y"): "notebooks <.7"}).data
     assert html.count("notebooks &lt;.7") == 1 and html.index("notebooks") > html.index("agrees")
@@ -76,6 +111,25 @@ def test_means_have_their_interval_over_networks_and_one_network_has_none():
     half = 12.7062 * 0.0707107 / np.sqrt(2)
     assert f"<b>.450</b> ± {tables.number(half)}" in html and "<b>.700</b></a><br>" in html and "theirs .6" in html
     assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 1 and "other" not in html
+
+
+def test_means_in_percent_say_so():
+    measured = pd.DataFrame({"method": ["A", "A", "B", "B"], "seed": [0, 1, 0, 1], "acc": [0.4, 0.5, 0.7, 0.7]})
+    html = tables.means_table(measured, EXPERIMENT, "method", ["acc"], unit="%").data
+    half = 100 * 12.7062 * 0.0707107 / np.sqrt(2)
+    assert f"<b>45.0</b> ± {half:.1f}" in html and "<b>70.0</b> ± 0.0" in html
+    assert "In percent; ± is the 95 % interval over networks." in html
+    assert "percent" not in tables.means_table(measured, EXPERIMENT, "method", ["acc"]).data
+    one = tables.means_table(measured[measured.seed == 0], EXPERIMENT, "method", ["acc"], unit="%").data
+    assert "In percent." in one and "±" not in one
+
+
+def test_a_mean_that_a_row_does_not_have_is_a_dash_and_a_network_without_it_does_not_count():
+    measured = pd.DataFrame({"method": ["A", "A", "B", "B"], "seed": [0, 1, 0, 1], "x": 0.5, "y": [np.nan, np.nan, np.nan, 0.7]})
+    html = tables.means_table(measured, EXPERIMENT, "method", ["x", "y"]).data
+    assert html.count("<td>–</td>") == 1 and html.index(">A<") < html.index("<td>–</td>") < html.index(">B<")
+    assert "<b>.700</b></a></td>" in html and html.count("<b>.500</b> ± .000") == 2
+    assert ">nan" not in html
 
 
 def test_the_scoreboard_counts_a_repeated_cell_once():
@@ -117,6 +171,39 @@ def test_pca3d_has_a_trace_for_each_class_and_kind_and_one_legend_entry_per_clas
     assert sum(len(t.x) for t in figure.data) == 2 * 2 * 20
 
 
+def test_pca3d_shows_each_kind_with_its_own_samples_and_classes():
+    """Five samples of a third kind, all of class 1."""
+    other = {"out": np.ones((5, 3)), "out_prediction": np.zeros(5, int), "out_confidence": np.full(5, 0.9)}
+    kinds = ("clean", "adversarial", "out")
+    figure = plots.pca3d({"Normal": points() | other | {"out_label": np.ones(5, int)}}, ("0", "1"), kinds)
+    assert [(t.name, t.marker.symbol, len(t.x)) for t in figure.data] == [
+        *(("0", "circle", 10), ("1", "circle", 10), ("0", "diamond-open", 10), ("1", "diamond-open", 10)),
+        ("1", "square-open", 5),
+    ]
+    assert figure.data[4].text == 5 * ("out 1, read as 0 (90%)",)
+    assert [t.name for t in figure.data if t.showlegend] == ["0", "1"] and len({t.marker.color for t in figure.data}) == 2
+    assert figure.layout.annotations[0].text == "Normal: ● clean, ◇ adversarial, □ out"
+    with pytest.raises(ValueError, match="shorter|longer"):
+        plots.pca3d({"Normal": points() | other}, ("0", "1"), kinds)
+
+
+def test_pca3d_by_kind_has_one_legend_entry_and_one_colour_for_each_kind():
+    figure = plots.pca3d({"Normal": points(), "LWA": points()}, ("0", "1"), color_by="kind")
+    assert [(t.name, t.legendgroup, t.scene) for t in figure.data] == [
+        (kind, kind, scene) for scene in ("scene", "scene2") for kind in ("clean", "adversarial")
+    ]
+    assert [t.name for t in figure.data if t.showlegend] == ["clean", "adversarial"]
+    assert all(len(t.x) == 20 for t in figure.data) and figure.data[1].text[1] == "adversarial 1, read as 0 (50%)"
+    first, second, *others = [(t.marker.color, t.marker.symbol) for t in figure.data]
+    assert first[0] != second[0] and first[1] != second[1] and others == [first, second]
+    assert [a.text for a in figure.layout.annotations] == ["Normal", "LWA"] and figure.layout.legend.title.text is None
+
+
+def test_pca3d_knows_no_other_colours():
+    with pytest.raises(ValueError, match="color_by must be class or kind, not 'label'"):
+        plots.pca3d({"Normal": points()}, ("0", "1"), color_by="label")
+
+
 def test_the_slider_has_a_frame_for_each_radius_and_begins_where_it_is_told():
     eps = np.array([0.0, 1.0, 2.0])
     panel = {
@@ -143,6 +230,9 @@ def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
     }
     html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, {}).data
     assert ".600 (.580 to .620)" in html and "<td>77%</td>" in html and "✓ survives" in html
+    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, {}, unit="%").data
+    assert "<b>80.0</b>" in html and "60.0 (58.0 to 62.0)" in html
+    assert "<td>20.0</td>" in html and "<td>78.0</td><td>77%</td>" in html
 
 
 def test_a_sentence_shows_its_counts_and_its_predicate():

@@ -193,6 +193,37 @@ def test_momentum_is_used():
     assert torch.equal(fitted(momentum=0.9)[0], fitted()[0])
 
 
+def no_gradient(model, x, y):
+    return 0 * model(x).sum()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_weight_decay_of_a_group_shrinks_its_weights_and_no_others(decay):
+    """By lr · decay in each of 2 · 4 steps; a layer that is in no group stays as it is."""
+    model, before = network(), network()
+    groups = [{"params": [model[1].weight], "weight_decay": decay}, {"params": [model[1].bias], "weight_decay": 0.2}]
+    fitted(model, objective=no_gradient, parameters=groups, epochs=2, momentum=0, schedule=lambda _: 1.0)
+    torch.testing.assert_close(model[1].weight, before[1].weight * (1 - 0.1 * decay) ** 8)
+    torch.testing.assert_close(model[1].bias, before[1].bias * (1 - 0.1 * 0.2) ** 8)
+    assert torch.equal(model[4].weight, before[4].weight)
+
+
+def test_weight_decay_falls_with_the_learning_rate():
+    model, before = network(), network()
+    fitted(model, objective=no_gradient, parameters=[{"params": model.parameters(), "weight_decay": 0.5}], epochs=1, momentum=0)
+    factor = math.prod(1 - 0.1 * (1 - step / 4) * 0.5 for step in range(4))
+    torch.testing.assert_close(state(model), factor * state(before))
+
+
+def test_without_groups_all_parameters_are_trained_and_none_decays():
+    assert torch.equal(fitted(objective=no_gradient)[0], state(network()))
+    model = network()
+    assert torch.equal(fitted(model, parameters=list(model.parameters()))[0], fitted()[0])
+    decayed = network()
+    groups = [{"params": decayed.parameters(), "weight_decay": 0.1}]
+    assert fitted(decayed, parameters=groups)[0].norm() < fitted()[0].norm()
+
+
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples():
     """The last batch holds 12 samples, the others 16."""
     seen = []
@@ -255,6 +286,17 @@ def test_an_interrupted_training_continues_to_the_same_result(checkpoint, stops)
     assert finished == list(range(stops[-1] + 1, 7)), "finished epochs were computed again, or skipped"
     assert torch.equal(weights, expected)
     assert losses == expected_losses
+
+
+def test_an_interrupted_training_continues_with_the_groups_it_had(checkpoint):
+    def run(**options):
+        model = network()
+        groups = [{"params": [m.weight, m.bias], "weight_decay": d} for m, d in ((model[1], 0.3), (model[4], 0.01))]
+        return fitted(model, parameters=groups, **options)[0]
+
+    with pytest.raises(Interruption):
+        run(checkpoint=checkpoint, after_epoch=stop_after(3))
+    assert torch.equal(run(checkpoint=checkpoint), run())
 
 
 def test_an_interruption_within_an_epoch_loses_that_epoch_only(checkpoint):
