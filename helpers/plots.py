@@ -66,8 +66,8 @@ def _layout(figure: go.Figure, **options) -> go.Figure:
     )
 
 
-SYMBOLS = ("circle", "diamond-open", "square-open", "x")  # plotly's, in the order of a plot's kinds
-SIGNS = ("●", "◇", "□", "✕")
+SYMBOLS = ("circle", "diamond-open", "square-open", "cross")  # plotly's, in the order of a plot's kinds
+SIGNS = ("●", "◇", "□", "✚")
 
 
 def pca3d(

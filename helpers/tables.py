@@ -121,7 +121,8 @@ def paper_table(result: pd.DataFrame, experiment, declared: dict, also: dict[tup
     result : of `claims.compare`; declared : what the paper says of its settings, as in `claims.reduced`
     also : further words under a cell, by (row, column)
     """
-    columns = list(dict.fromkeys(result.column))
+    fullest = max((cells for _, cells in result.groupby("row", sort=False)), key=len)  # its order is the paper's
+    columns = list(dict.fromkeys([*fullest.column, *result.column]))
     body = []
     for row, cells in result.groupby("row", sort=False):
         line = [escape(row)]

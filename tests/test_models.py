@@ -104,7 +104,9 @@ CFG = [nn.Conv2d, nn.MaxPool2d, nn.ReLU, LocalNorm, nn.Conv2d, nn.ReLU, nn.AvgPo
 WORDS = 3 * [nn.Conv2d, nn.ReLU, nn.MaxPool2d, LocalNorm]
 
 
-@pytest.mark.parametrize(("norm", "layers"), [("map", CFG), ("channels", CFG), ("contrast", WORDS)], ids=str)
+@pytest.mark.parametrize(
+    ("norm", "layers"), [("map", CFG), ("channels", CFG), ("contrast", WORDS)], ids=["map", "channels", "contrast"]
+)
 def test_cuda_convnet_has_the_layers_of_its_file_or_of_the_papers_words(norm, layers):
     network = cuda_convnet(norm=norm)
     assert [type(m) for m in network] == [*layers, nn.Flatten, Dropout, nn.Linear]
