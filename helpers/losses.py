@@ -55,8 +55,8 @@ def least_likely(logits: Tensor, *, classes: int | None = None) -> Tensor:
 
     classes : choose among the first so many only, so that a reject class after them is never chosen
     """
-    if logits.ndim != 2 or not 1 <= (classes := classes or logits.shape[1]) <= logits.shape[1]:
-        raise ValueError(f"logits must be (N, K) with K >= {classes}, not {tuple(logits.shape)}")
+    if logits.ndim != 2 or (classes is not None and not 1 <= classes <= logits.shape[1]):
+        raise ValueError(f"logits must be (N, K), and classes, if given, from 1 to K, not {tuple(logits.shape)} and {classes}")
     return logits[:, :classes].argmin(dim=1)
 
 

@@ -73,10 +73,12 @@ def outcomes(model: Model, x: Tensor, y: Tensor, *, reject: int | None = None, b
 
     reject : the class that stands for "none of them"; None: there is none, and nothing is rejected
     """
+    if reject is not None and reject < 0:
+        raise ValueError(f"reject must name a class, 0 and up, not {reject}")
     logits = predict(model, x, batch_size=batch_size)
     right = correct(lambda z: z, logits, y)
-    rejected = logits.argmax(dim=1) == (-1 if reject is None else reject)
-    shares = {"accuracy": right, "rejected": rejected & ~right, "error": ~right & ~rejected}
+    rejected = (logits.argmax(dim=1) == (-1 if reject is None else reject)) & ~right & ~logits.isnan().any(dim=1)
+    shares = {"accuracy": right, "rejected": rejected, "error": ~right & ~rejected}
     return {name: share.double().mean().item() for name, share in shares.items()}
 
 

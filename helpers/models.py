@@ -125,7 +125,7 @@ def last_convolution(network: nn.Sequential) -> int:
     if not convolutions:
         raise ValueError("the network has no convolution")
     i = convolutions[-1] + 1
-    while isinstance(network[i], nn.BatchNorm2d | nn.ReLU):
+    while i < len(network) and isinstance(network[i], nn.BatchNorm2d | nn.ReLU | nn.Tanh):
         i += 1
     return i
 

@@ -87,7 +87,7 @@ def pca3d(
     """
     if color_by not in ("class", "kind"):
         raise ValueError(f"color_by must be class or kind, not {color_by!r}")
-    figure, scenes = go.Figure(), {}
+    figure, scenes, listed = go.Figure(), {}, set()
     for number, (title, a) in enumerate(panels.items()):
         scene = "scene" if number == 0 else f"scene{number + 1}"
         scenes[scene] = _scene(number, len(panels), a["explained"])
@@ -96,11 +96,11 @@ def pca3d(
             read = zip(labels, a[f"{kind}_prediction"], a[f"{kind}_confidence"], strict=True)
             hover = np.array([f"{kind} {classes[c]}, read as {classes[p]} ({share:.0%})" for c, p, share in read])
             groups = (
-                [(name, c, labels == c, k == 0) for c, name in enumerate(classes) if (labels == c).any()]
+                [(name, c, labels == c) for c, name in enumerate(classes) if (labels == c).any()]
                 if color_by == "class"
-                else [(kind, k, np.ones(len(labels), dtype=bool), True)]
+                else [(kind, k, np.ones(len(labels), dtype=bool))]
             )
-            for name, c, members, listed in groups:
+            for name, c, members in groups:
                 x, y, z = np.round(a[kind][members], 2).T
                 figure.add_scatter3d(
                     x=x.tolist(),
@@ -110,11 +110,12 @@ def pca3d(
                     scene=scene,
                     name=name,
                     legendgroup=name,
-                    showlegend=number == 0 and listed,
+                    showlegend=name not in listed,
                     text=hover[members].tolist(),
                     hoverinfo="text",
                     marker={"size": 3, "symbol": SYMBOLS[k], "color": PALETTE[c % len(PALETTE)], "opacity": 0.9},
                 )
+                listed.add(name)
         figure.add_annotation(
             text=f"{title}: " + ", ".join(f"{sign} {kind}" for sign, kind in zip(SIGNS, kinds, strict=False))
             if color_by == "class"

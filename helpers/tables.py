@@ -53,11 +53,14 @@ def number(value: float, digits: int = 3) -> str:
     return without_zeros(text).replace("-", "−")
 
 
-def amount(value: float, printed: str = "") -> str:
-    """A number in the unit in which the paper prints its own: 0.3514 beside "35.14 %" is `35.1`; otherwise as `number`."""
+def amount(value: float, printed: str = "", digits: int = 1) -> str:
+    """A number in the unit in which the paper prints its own: 0.3514 beside "35.14 %" is `35.1`, beside "0.35" `.351`.
+
+    digits : of a percentage; a fraction has two more
+    """
     if not printed.endswith("%") or not np.isfinite(value):
-        return number(value)
-    return f"{round(100 * float(value), 1) + 0.0:.1f}".replace("-", "−")
+        return number(value, digits + 2)
+    return f"{round(100 * float(value), digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def without_zeros(text: str) -> str:
@@ -150,9 +153,9 @@ def _details(result: pd.DataFrame) -> str:
         [
             escape(f"{c.row}, {c.column}"),
             c.printed,
-            f"{number(c.ours, 4)} ± {number(c.half, 4)}",
-            f"{number(c.difference, 4)} ± {number(c.bound, 4)}",
-            number(c.margin, 4),
+            f"{amount(c.ours, c.printed, 2)} ± {amount(c.half, c.printed, 2)}",
+            f"{amount(c.difference, c.printed, 2)} ± {amount(c.bound, c.printed, 2)}",
+            amount(c.margin, c.printed, 2),
             str(c.n),
             mark(c.verdict),
         ]
@@ -200,7 +203,7 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
             text(s.undefended),
             f"{text(s.advantage)} ({text(s.low)} to {text(s.high)})",
             text(s.advertised),
-            f"{s.left:.0%}",
+            f"{s.left:.0%}" if np.isfinite(s.left) else "–",
             mark(s.verdict),
         ]
         for s in survivals.itertuples()
