@@ -124,7 +124,9 @@ def test_the_three_shares_make_one_whatever_the_logits():
         assert sum(outcomes(identity, logits, y, reject=reject).values()) == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("row", [[torch.nan, 0, 0], [torch.nan, torch.nan, torch.nan], [9, torch.nan, 0], [0, torch.nan, 9], [0, 0, torch.nan]])
+@pytest.mark.parametrize(
+    "row", [[torch.nan, 0, 0], [torch.nan, torch.nan, torch.nan], [9, torch.nan, 0], [0, torch.nan, 9], [0, 0, torch.nan]]
+)
 def test_nan_logits_are_an_error_whatever_the_label(row):
     logits = torch.tensor([row, [1.0, 0, 0]])
     for y in range(3):
