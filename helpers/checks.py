@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from helpers.attacks import gradient, random_noise
-from helpers.losses import dlr_loss
+from helpers.losses import dlr_loss, merge_reject
 from helpers.metrics import in_batches, outcomes
 from helpers.norms import length, steepest
 
@@ -18,7 +18,7 @@ UNBOUNDED = 50.0  # L2 radius at which an image of [0, 1] pixels can become any 
 
 
 def alpha_y(logits: Tensor, y: Tensor) -> Tensor:
-    """The softmax probability of class y, as the paper writes it: saturates in float32."""
+    """The softmax probability of class y, whose gradient papers print: it saturates in float32."""
     return logits.softmax(dim=1).gather(1, y[:, None]).squeeze(1)
 
 
@@ -43,11 +43,14 @@ def gradient_checks(
     radii : for the curve of the iterated attack, beside eps itself
     one_step, iterated : attacks `(model, x, y, *, eps, clip)` in `norm`; `iterated` also takes `loss`
     clip : whether perturbed images are brought back to [0, 1]
-    reject : a class that stands for "none of them"; an image that ends there is not misread and counts like a correct one
+    reject : the last class, if it stands for "none of them": an image that ends there is not misread and counts like a correct
+        one, and every attack on `model`, which then takes `reject`, is told so
     """
+    aware = {} if reject is None else {"reject": True}
 
     def attacked(attack: Attack, source: torch.nn.Module = model, **options) -> Tensor:
-        return in_batches(partial(attack, source, **{"eps": eps, "clip": clip, **options}), x, y)
+        knows = aware if source is model and attack is not random_noise else {}
+        return in_batches(partial(attack, source, **{"eps": eps, "clip": clip, **knows, **options}), x, y)
 
     def kept(x_adv: Tensor, **options) -> float:
         return 1 - outcomes(model, x_adv, y, reject=reject, **options)["error"]
@@ -66,8 +69,12 @@ def gradient_checks(
     result["random"] = kept(attacked(random_noise, norm=norm, generator=generator))
     result["rescored"] = kept(attacked(one_step), batch_size=37)
 
-    g32 = gradient(model, x, y, alpha_y)
-    g64 = gradient(copy.deepcopy(model).double(), x.double(), y, alpha_y)
+    def literal(logits: Tensor, y: Tensor) -> Tensor:
+        return alpha_y(merge_reject(logits, y) if aware else logits, y)
+
+    exact = copy.deepcopy(model).double()
+    g32 = in_batches(partial(gradient, model, loss=literal), x, y)
+    g64 = in_batches(partial(gradient, exact, loss=literal), x.double(), y)
     for name, g in (("literal float32", g32), ("literal float64", g64)):
         x_adv = x - eps * steepest(g, norm).to(x.dtype)
         result[name] = kept(x_adv.clamp(0, 1) if clip else x_adv)

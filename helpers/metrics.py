@@ -68,16 +68,32 @@ def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = Non
     return correct(model, x, y, batch_size=batch_size).double().mean().item()
 
 
-def outcomes(model: Model, x: Tensor, y: Tensor, *, reject: int | None = None, batch_size: int | None = None) -> dict[str, float]:
-    """Shares of samples that are read as `y` ("accuracy"), as the class `reject` ("rejected"), as any other ("error"); sum 1.
+def right_and_rejected(
+    model: Model, x: Tensor, y: Tensor, *, reject: int | None = None, batch_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which samples are read as `y`, and which as the class `reject`: two bool (N,). A row of logits with a NaN is neither.
 
-    reject : the class that stands for "none of them"; None: there is none, and nothing is rejected
+    reject : the class that stands for "none of them"; None, or a class that the model does not have: nothing is rejected
+
+    raises ValueError as `correct` does, and for a reject that is no class
     """
-    if reject is not None and reject < 0:
+    if reject is not None and (not isinstance(reject, int) or reject < 0):
         raise ValueError(f"reject must name a class, 0 and up, not {reject}")
     logits = predict(model, x, batch_size=batch_size)
     right = correct(lambda z: z, logits, y)
     rejected = (logits.argmax(dim=1) == (-1 if reject is None else reject)) & ~right & ~logits.isnan().any(dim=1)
+    return right, rejected
+
+
+def misread(model: Model, x: Tensor, y: Tensor, *, reject: int | None = None) -> Tensor:
+    """Whether a sample is read as a class that is neither `y` nor `reject`: bool (N,), as in `right_and_rejected`."""
+    right, rejected = right_and_rejected(model, x, y, reject=reject)
+    return ~right & ~rejected
+
+
+def outcomes(model: Model, x: Tensor, y: Tensor, *, reject: int | None = None, batch_size: int | None = None) -> dict[str, float]:
+    """Shares of samples that are read as `y` ("accuracy"), as the class `reject` ("rejected"), as any other ("error"); sum 1."""
+    right, rejected = right_and_rejected(model, x, y, reject=reject, batch_size=batch_size)
     shares = {"accuracy": right, "rejected": rejected, "error": ~right & ~rejected}
     return {name: share.double().mean().item() for name, share in shares.items()}
 

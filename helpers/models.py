@@ -79,8 +79,9 @@ def cuda_convnet(
     norm, scale : of `LocalNorm`; "contrast" is the network in the words of Abbasi & Gagné 2018 instead: after each convolution
         ReLU, max-pooling and local contrast normalisation
     """
-    if len(widths) != 3:
-        raise ValueError(f"widths must be three numbers, not {widths}")
+    if len(widths) != 3 or min(*widths, classes) < 1 or len(shape) != 3 or not 0 <= dropout < 1:
+        wanted = "three widths and classes of at least 1, a shape of 3 numbers and dropout in [0, 1)"
+        raise ValueError(f"{wanted} are wanted, not {widths}, {classes}, {shape}, {dropout}")
     channels, side = shape[0], shape[1:]
     layers: list[nn.Module] = [Normalise(mean, (1.0,) * channels)] if mean is not None else []
     for number, (before, width) in enumerate(zip((channels, *widths), widths, strict=False)):
@@ -105,8 +106,8 @@ def vgg16(
 ) -> nn.Sequential:
     """VGG-16 for (N, 3, 32, 32): 2, 2, 3, 3, 3 3×3 convolutions of the five widths, each group followed by 2×2 max-pooling; two
     layers of `hidden` with ReLU and dropout; logits. batch_norm : after each convolution"""
-    if len(widths) != 5:
-        raise ValueError(f"widths must be five numbers, not {widths}")
+    if len(widths) != 5 or min(*widths, hidden, classes) < 1:
+        raise ValueError(f"five widths, hidden and classes of at least 1 are wanted, not {widths}, {hidden}, {classes}")
     layers, before = [Normalise(mean, (1.0,) * 3)], 3
     for width, depth in zip(widths, (2, 2, 3, 3, 3), strict=True):
         for _ in range(depth):
@@ -119,8 +120,8 @@ def vgg16(
 
 
 def last_convolution(network: nn.Sequential) -> int:
-    """How many layers of a network lie up to its last convolution's activation: `network[:i]` computes that, `network[i:]` the
-    logits from it. raises ValueError for a network without convolutions"""
+    """How many top-level layers of a network lie up to its last convolution's activation: `network[:i]` computes that,
+    `network[i:]` the logits from it. raises ValueError for a network without convolutions"""
     convolutions = [i for i, layer in enumerate(network) if isinstance(layer, nn.Conv2d)]
     if not convolutions:
         raise ValueError("the network has no convolution")
@@ -140,8 +141,9 @@ class LocalNorm(nn.Module):
 
     def __init__(self, over: str = "map", *, window: int = 3, scale: float = 5e-5, power: float = 0.75):
         super().__init__()
-        if over not in ("map", "contrast", "channels") or window < 1 or window % 2 == 0 or not 0 <= scale < torch.inf:
-            raise ValueError(f"over must be map, contrast or channels, window odd, scale finite, not {over!r}, {window}, {scale}")
+        if over not in ("map", "contrast", "channels") or window < 1 or window % 2 == 0 or not 0 <= scale + power < torch.inf:
+            wanted = "over must be map, contrast or channels, window odd, scale and power finite"
+            raise ValueError(f"{wanted}, not {over!r}, {window}, {scale}, {power}")
         self.over, self.window, self.scale, self.power = over, window, scale, power
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -85,20 +85,27 @@ def means_table(
     for row in dict.fromkeys(rows[row_axis]):
         line = [escape(str(row))]
         for column in columns:
-            values = claims.by_seed(rows, row_axis, row, column).dropna()
-            if values.empty:
-                line.append("–")
-                continue
-            low, high = claims.interval(values.to_numpy())
-            spread = f" ± {amount((high - low) / 2, unit)}" if len(values) > 1 else ""
             words = (also or {}).get((row, column))
             more = f'<br><span class="paper">{escape(words)}</span>' if words else ""
-            line.append(rows_link(experiment, str(row), f"<b>{amount(values.mean(), unit)}</b>{spread}") + more)
+            line.append(mean_cell(rows, experiment, row_axis, row, column, unit) + more)
         body.append(line)
     many = rows.groupby(row_axis).seed.nunique().max() > 1
     notes = ["in percent"] * (unit == "%") + ["± is the 95 % interval over networks"] * bool(many)
     line = f'<p class="provenance">{"; ".join(notes).capitalize()}.</p>' if notes else ""
     return HTML(table(["", *map(escape, columns)], body) + line + provenance(experiment))
+
+
+def mean_cell(rows: pd.DataFrame, experiment, row_axis: str, row: str, column: str, unit: str = "") -> str:
+    """One cell of `means_table`: our mean, with its 95 % interval over networks if there are several, linked to its rows.
+
+    A row without the column, or with no number in it, gives a dash.
+    """
+    values = claims.by_seed(rows, row_axis, row, column).dropna() if column in rows else pd.Series(dtype=float)
+    if values.empty:
+        return "–"
+    low, high = claims.interval(values.to_numpy())
+    spread = f" ± {amount((high - low) / 2, unit)}" if len(values) > 1 else ""
+    return rows_link(experiment, str(row), f"<b>{amount(values.mean(), unit)}</b>{spread}")
 
 
 def provenance(experiment) -> str:

@@ -62,7 +62,7 @@ def fit(
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.SGD(parameters or model.parameters(), lr=lr, momentum=momentum)
+    optimiser = torch.optim.SGD(model.parameters() if parameters is None else parameters, lr=lr, momentum=momentum)
     total = epochs * -(-len(data) // batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(schedule, min(step, total - 1) / total))
     history: list[dict] = []

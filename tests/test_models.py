@@ -141,7 +141,7 @@ def test_cuda_convnet_takes_other_widths_and_leaves_out_what_is_not_wanted():
     assert {m.scale for m in network if isinstance(m, LocalNorm)} == {0.5}
     assert [m.p for m in cuda_convnet((4, 5, 6), dropout=0.2) if isinstance(m, Dropout)] == [0.2]
     for widths in ((4, 5), (4, 5, 6, 7)):
-        with pytest.raises(ValueError, match="widths must be three numbers"):
+        with pytest.raises(ValueError, match="three widths"):
             cuda_convnet(widths)
 
 

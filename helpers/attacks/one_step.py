@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.losses import check_labels, log_odds, others
+from helpers.losses import check_labels, log_odds, merge_reject, others
 from helpers.metrics import eval_mode
 from helpers.norms import check_norm, dual, length, steepest, unit_l2
 
@@ -60,16 +60,24 @@ def gradient(model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor]
         return checked_gradient(torch.autograd.grad(loss(checked_logits(model, x, y), y).sum(), x)[0])
 
 
-def adv_loss(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2", clip: bool = True) -> Tensor:
+def _past_reject(logits: Tensor, y: Tensor) -> Tensor:
+    return log_odds(merge_reject(logits, y), y)
+
+
+def adv_loss(
+    model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2", reject: bool = False, clip: bool = True
+) -> Tensor:
     """Perturbation based on the likelihood (Huang et al. 2015, §3.1.1): x + eps · argmin over ‖u‖ ≤ 1 of <T_y, u>, T_y = ∂α_y/∂x.
 
     L2 (item 1): −T_y / ‖T_y‖₂. L∞ (item 2, the fast gradient sign method): −sign(T_y). L1 (item 3): −sign(T_y,I) e_I at the
     largest |T_y,I|. The paper prints a plus, which would raise α_y, and no sign in item 3: errata. The direction is taken from
     log(α_y / (1 − α_y)), which grows with α_y, so it is the same without the zeros and rounding of a saturated float32 softmax.
+
+    reject : whether the last class is a reject class that the perturbation should not lead to (`losses.merge_reject`)
     """
     check_input(x, y, eps, clip)
     check_norm(norm)
-    return _moved(x, steepest(-gradient(model, x, y, log_odds), norm), eps, clip)
+    return _moved(x, steepest(-gradient(model, x, y, _past_reject if reject else log_odds), norm), eps, clip)
 
 
 def adv_loss_sign(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = True) -> Tensor:
@@ -81,9 +89,9 @@ def adv_loss_sign(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool 
     return _moved(x, unit_l2(-gradient(model, x, y, log_odds).sign()), eps, clip)
 
 
-def fgsm(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = True) -> Tensor:
+def fgsm(model: Model, x: Tensor, y: Tensor, *, eps: float, reject: bool = False, clip: bool = True) -> Tensor:
     """Fast gradient sign method (Goodfellow et al. 2014): `adv_loss` in L∞, every pixel moves by eps."""
-    return adv_loss(model, x, y, eps=eps, norm="linf", clip=clip)
+    return adv_loss(model, x, y, eps=eps, norm="linf", reject=reject, clip=clip)
 
 
 def targeted_fgsm(model: Model, x: Tensor, target: Tensor, *, eps: float, clip: bool = True) -> Tensor:
