@@ -101,11 +101,11 @@ def pca3d(
                 else [(kind, k, np.ones(len(labels), dtype=bool))]
             )
             for name, c, members in groups:
-                x, y, z = np.round(a[kind][members], 2).T
+                x, y, z = np.round(a[kind][members], 2).T.astype(np.float32)  # arrays are stored compactly, lists line by line
                 figure.add_scatter3d(
-                    x=x.tolist(),
-                    y=y.tolist(),
-                    z=z.tolist(),
+                    x=x,
+                    y=y,
+                    z=z,
                     mode="markers",
                     scene=scene,
                     name=name,
