@@ -178,7 +178,7 @@ def test_vgg16_has_thirteen_convolutions_in_five_groups_and_three_full_layers(ba
 
 def test_vgg16_without_dropout_and_with_a_wrong_number_of_widths():
     assert not any(isinstance(m, Dropout) for m in vgg16((4, 4, 4, 4, 4), 8, dropout=0))
-    with pytest.raises(ValueError, match=r"widths must be five numbers, not \(4, 4\)"):
+    with pytest.raises(ValueError, match="five widths"):
         vgg16((4, 4))
 
 
