@@ -141,7 +141,12 @@ class LocalNorm(nn.Module):
 
     def __init__(self, over: str = "map", *, window: int = 3, scale: float = 5e-5, power: float = 0.75):
         super().__init__()
-        if over not in ("map", "contrast", "channels") or window < 1 or window % 2 == 0 or not 0 <= scale + power < torch.inf:
+        if (
+            over not in ("map", "contrast", "channels")
+            or window < 1
+            or window % 2 == 0
+            or not (0 <= scale < torch.inf and 0 <= power < torch.inf)
+        ):
             wanted = "over must be map, contrast or channels, window odd, scale and power finite"
             raise ValueError(f"{wanted}, not {over!r}, {window}, {scale}, {power}")
         self.over, self.window, self.scale, self.power = over, window, scale, power

@@ -253,7 +253,7 @@ def test_a_constant_map_has_no_contrast_and_is_divided_by_its_own_square_otherwi
     ids=str,
 )  # fmt: skip
 def test_a_local_normalisation_that_makes_no_sense_is_refused(bad):
-    with pytest.raises(ValueError, match="over must be map, contrast or channels, window odd, scale finite"):
+    with pytest.raises(ValueError, match="over must be map, contrast or channels, window odd, scale and power finite"):
         LocalNorm(**bad)
 
 
