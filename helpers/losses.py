@@ -1,17 +1,24 @@
 """Losses and margins on logits. Every function here is a pure function of tensors and stays exact where a float32
 softmax has long been 0 or 1."""
 
+import math
+
 import torch
 
 Tensor = torch.Tensor
 
 
-def check_labels(logits: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless `y` (N,) int64 names one of the K classes of `logits` (N, K) for each row."""
+def check_shapes(logits: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless `logits` are (N, K) and `y` (N,) int64. Looks at no value, so it costs nothing in training."""
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (N, K) with K >= 2, not {tuple(logits.shape)}: does the model end in its logits?")
     if y.shape != logits.shape[:1] or y.dtype != torch.int64:
         raise ValueError(f"labels must be int64 of shape ({len(logits)},), not {y.dtype} {tuple(y.shape)}")
+
+
+def check_labels(logits: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless `y` (N,) int64 names one of the K classes of `logits` (N, K) for each row."""
+    check_shapes(logits, y)
     low, high = torch.stack(y.aminmax()).tolist() if len(y) else (0, 0)  # one transfer to the host
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(f"labels run from {low} to {high}; the model has classes 0 to {logits.shape[1] - 1}")
@@ -71,3 +78,63 @@ def dlr_loss(logits: Tensor, y: Tensor) -> Tensor:
         raise ValueError("the DLR loss needs at least 3 classes")
     top = logits.topk(3, dim=1).values
     return -margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """H(Ŷ|x) of the softmax in nats, per sample: (N,), in [0, log K]. raises ValueError for logits that are not (N, K)"""
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be (N, K), not {tuple(logits.shape)}")
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
+    """α · D_α(p_XY ‖ p_XŶ) of a batch with its labels, in nats: a scalar >= 0 (Picot et al. 2019, eq. 4 for one-hot labels).
+
+    log(mean of p(y|x)^(1 − α)) / (α − 1): the cross-entropy for α → 1, the largest −log p(y|x) of the batch for α → ∞; for a
+    single image −log p(y|x), whatever α. Exact also where p(y|x) underflows, and for α next to 1.
+    """
+    check_shapes(logits, y)
+    if not 1 <= alpha < math.inf:
+        raise ValueError(f"alpha must be finite and at least 1, not {alpha}")
+    log_p = logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
+    mean = log_p.mean()
+    if alpha == 1:
+        return -mean
+    t = (1 - alpha) * (log_p - mean)  # of mean 0, so a small α − 1 leaves second order to the two forms of log(mean(exp(t)))
+    small = t.detach().abs().amax() < 1
+    near = torch.log1p(torch.expm1(t.clamp(-1, 1)).mean())
+    return torch.where(small, near, t.logsumexp(dim=0) - math.log(len(t))) / (alpha - 1) - mean
+
+
+def hr_loss(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
+    """H(Ŷ|X) + α · D_α(p_XY ‖ p_XŶ) of a batch: a scalar (Picot et al. 2019, eq. 3, where H(Y|X) stands for H(Ŷ|X)).
+
+    alpha : at least 1; at 1 the loss is cross-entropy plus entropy, which it also is for a single image at any alpha
+    """
+    return entropy(logits).mean() + renyi_fit(logits, y, alpha=alpha)
+
+
+def hr_slope(logits: Tensor, y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Per sample (N,), a value whose gradient has the direction of that of entropy + weight · cross-entropy, and stays exact
+    where that one has rounded to zero: what `log_odds` is to the cross-entropy. To take gradients of; its value means nothing.
+
+    ∂/∂z_j is p_j (weight − log p_j − H) for j ≠ y, and these sum to zero over all classes; here divided by 1 − p_y.
+    weight : (N,) or a number; `hr_weights` for the loss of the whole batch
+    """
+    check_labels(logits, y)
+    with torch.no_grad():
+        log_p = logits.log_softmax(dim=1)
+        weight = torch.as_tensor(weight, dtype=logits.dtype, device=logits.device).expand(len(y))
+        share = others(logits, y).softmax(dim=1)  # p_j / (1 − p_y)
+        slope = share * ((weight - entropy(logits))[:, None] - log_p)
+    return (slope * (logits - logits.gather(1, y[:, None]))).sum(dim=1)
+
+
+def hr_weights(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
+    """What each image's cross-entropy weighs against its entropy in the gradient of the batch's `hr_loss`: (N,), of mean 1.
+
+    Proportional to p(y|x)^(1 − α): the images that are read wrong take most of it.
+    """
+    check_labels(logits, y)
+    return ((1 - alpha) * logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)).softmax(dim=0) * len(y)

@@ -41,13 +41,20 @@ def mlp(inputs: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-def lenet(classes: int = 10) -> nn.Sequential:
-    """LeNet for (N, 1, 28, 28) as Huang et al. used it in their later notebooks: 20 and 50 5×5 filters, each with tanh and 2×2
-    max-pooling, a layer of 100 with tanh, logits. 106,680 parameters."""
+def lenet(classes: int = 10, *, widths: tuple[int, int] = (20, 50), hidden: int = 100, activation: str = "tanh") -> nn.Sequential:
+    """LeNet for (N, 1, 28, 28): two 5×5 convolutions, each with activation and 2×2 max-pooling, a layer of `hidden` with
+    activation, logits. As it stands, with 106,680 parameters, the network of Huang et al.'s later notebooks.
+
+    activation : "tanh" or "relu"
+    """
+    if len(widths) != 2 or min(*widths, hidden, classes) < 1 or activation not in ("tanh", "relu"):
+        wanted = "two widths, hidden and classes of at least 1 and tanh or relu"
+        raise ValueError(f"{wanted} are wanted, not {widths}, {hidden}, {classes}, {activation!r}")
+    act = {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]
     return nn.Sequential(
-        *(nn.Conv2d(1, 20, 5), nn.Tanh(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(20, 50, 5), nn.Tanh(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(800, 100), nn.Tanh(), nn.Linear(100, classes)),
+        *(nn.Conv2d(1, widths[0], 5), act(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(*widths, 5), act(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16 * widths[1], hidden), act(), nn.Linear(hidden, classes)),
     ).to(memory_format=torch.channels_last)  # 1.4 times as fast to train on a CPU
 
 
@@ -119,6 +126,50 @@ def vgg16(
     return nn.Sequential(*layers, *head).to(memory_format=torch.channels_last)
 
 
+def resnet(
+    blocks: int = 1,
+    widths: tuple[int, int, int] = (16, 32, 64),
+    *,
+    classes: int = 10,
+    mean: tuple[float, float, float] | None = None,
+) -> nn.Sequential:
+    """Residual network for small colour images (N, 3, H, W) (He et al. 2016, §4.2): a 3×3 convolution, three stacks of `blocks`
+    residual blocks, the last two halving the image at their start, the mean over positions, logits. 6 · blocks + 2 layers.
+
+    mean : subtracted from each channel; None: the pixels as they are
+    """
+    if len(widths) != 3 or min(*widths, classes, blocks) < 1:
+        raise ValueError(f"three widths, blocks and classes of at least 1 are wanted, not {widths}, {blocks}, {classes}")
+    layers: list[nn.Module] = [Normalise(mean, (1.0,) * 3)] if mean is not None else []
+    layers += [nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+    before = widths[0]
+    for stack, width in enumerate(widths):
+        for block in range(blocks):
+            layers.append(Residual(before, width, 2 if stack and not block else 1))
+            before = width
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+    return nn.Sequential(*layers, *head).to(memory_format=torch.channels_last)
+
+
+class Residual(nn.Module):
+    """relu(shortcut(x) + two 3×3 convolutions of x), each convolution with batch normalisation, ReLU between them.
+
+    The shortcut is the identity, or a 1×1 convolution where the width or the size changes.
+    """
+
+    def __init__(self, before: int, width: int, stride: int = 1):
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(before, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
+            *(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)),
+        )
+        same = before == width and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(before, width, 1, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.shortcut(x) + self.body(x)).relu()
+
+
 def last_convolution(network: nn.Sequential) -> int:
     """How many top-level layers of a network lie up to its last convolution's activation: `network[:i]` computes that,
     `network[i:]` the logits from it. raises ValueError for a network without convolutions"""
@@ -180,7 +231,7 @@ class Normalise(nn.Module):
         return (x - self.mean) / self.std
 
 
-ARCHITECTURES = {"mlp": mlp, "lenet": lenet, "cnn": cnn, "cuda_convnet": cuda_convnet, "vgg16": vgg16}
+ARCHITECTURES = {"mlp": mlp, "lenet": lenet, "cnn": cnn, "cuda_convnet": cuda_convnet, "vgg16": vgg16, "resnet": resnet}
 
 
 def zoo() -> list[str]:

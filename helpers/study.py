@@ -10,7 +10,7 @@
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from helpers import data as datasets
 from helpers import models
 from helpers import rows as storage
 from helpers.fingerprint import fingerprint
+from helpers.metrics import accuracy
 from helpers.progress import GridProgress
 from helpers.rows import ROOT, RowError, key_of
 from helpers.trained import Trained
@@ -87,6 +88,7 @@ class Study:
         home = Path(moved).expanduser() if moved else ROOT / "_build" / ("record" if record else profile)
         self.rows_root = ROOT / "results" if profile == "report" or (record and not moved) else home / "results"
         self.networks = home / "networks" / paper
+        self.together = self.device.type == "cuda"  # two cores are busy with one network, a GPU is not
         self.experiments: list[Experiment] = []
         self.opened: dict[str, float] = {}  # networks that the row in the making used, with their training seconds
         if self.device.type == "cuda":  # attacks and scores run in full float32
@@ -117,18 +119,24 @@ class Study:
         settings: dict,
         data: datasets.Split,
         version: int = 1,
+        together: Sequence[int] = (),
         **args,
     ):
-        """A handle on a trained network; nothing is read or computed until its `open()`. See `Trained`."""
-        return Trained(self, name, build, train, settings, data, version, args)
+        """A handle on a trained network; nothing is read or computed until its `open()`. See `Trained`.
 
-    def publish(self, name: str, network: torch.nn.Module, about: dict) -> None:
-        """When recording, add a network to the zoo, unless one of a better profile is there. about : see `save_pretrained`."""
+        together : all seeds that the experiment will want; on a GPU the first to be opened trains them all at once
+        """
+        return Trained(self, name, build, train, settings, data, version, args, together if self.together else ())
+
+    def publish(self, name: str, network: torch.nn.Module, test: datasets.Split, about: dict) -> None:
+        """When recording, add a network to the zoo, unless one of a better profile is there. about : see `save_pretrained`"""
         if not self.record or (
             name in models.zoo() and PROFILES.index(models.card(name)["profile"]) < PROFILES.index(self.profile)
         ):
             return
-        models.save_pretrained(name, network, {**about, "paper": self.paper, "profile": self.profile, "commit": storage.commit()})
+        made = {"paper": self.paper, "profile": self.profile, "commit": storage.commit()}
+        measured = {"test images": [test.name, len(test), test.digest], "clean accuracy": round(accuracy(network, *test.xy), 4)}
+        models.save_pretrained(name, network, {**about, **measured, **made})
 
 
 class Experiment:

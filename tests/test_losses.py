@@ -1,11 +1,30 @@
 """Losses against their formulas, at logits where a float32 softmax has long been 0 or 1."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from helpers.losses import check_labels, dlr_loss, least_likely, log_odds, margin, merge_reject, others
+from helpers.losses import (
+    check_labels,
+    check_shapes,
+    dlr_loss,
+    entropy,
+    hr_loss,
+    hr_slope,
+    hr_weights,
+    least_likely,
+    log_odds,
+    margin,
+    merge_reject,
+    others,
+    renyi_fit,
+)
 
 LOSSES = [log_odds, margin, dlr_loss]
+ALPHAS = [1, 1 + 1e-9, 1.0001, 1.6, 5, 50]
 
 
 def random_logits(n=64, classes=5, *, seed=0, scale=3.0, dtype=torch.float64):
@@ -155,7 +174,11 @@ def test_the_least_likely_class_is_one_of_those_that_the_logits_have(shape, clas
         least_likely(torch.zeros(shape), classes=classes)
 
 
-@pytest.mark.parametrize("f", [check_labels, *LOSSES])
+def weights_at_2(logits, y):
+    return hr_weights(logits, y, alpha=2)
+
+
+@pytest.mark.parametrize("f", [check_labels, *LOSSES, hr_slope, weights_at_2])
 @pytest.mark.parametrize(
     ("logits", "y", "message"),
     [
@@ -178,3 +201,267 @@ def test_labels_that_do_not_fit_are_named(f, logits, y, message):
 def test_dlr_loss_refuses_two_classes():
     with pytest.raises(ValueError, match="at least 3 classes"):
         dlr_loss(torch.zeros(4, 2), torch.zeros(4).long())
+
+
+# entropy and Rényi divergence of a batch
+
+
+def at(f, alpha):
+    return lambda logits, y: f(logits, y, alpha=alpha)
+
+
+def saturated(gap, dtype=torch.float32):
+    """Four images of which one is read wrong by `gap`, one right by `gap`, and two are in between."""
+    logits = torch.tensor([[0, gap, -1], [gap, 1, 0], [0.5, 0, -0.5], [1, 3, 0.25]], dtype=dtype)
+    return logits, torch.tensor([0, 0, 2, 1])
+
+
+def test_the_entropy_is_that_of_the_probabilities():
+    logits, _ = random_logits()
+    p = logits.softmax(dim=1)
+    torch.testing.assert_close(entropy(logits), -(p * p.log()).sum(dim=1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(entropy(torch.full((2, 8), 3.0)), torch.full((2,), math.log(8)))
+    assert ((entropy(logits) > 0) & (entropy(logits) < math.log(5))).all()
+
+
+@pytest.mark.parametrize("gap", [90, 300, 1e4])
+def test_the_entropy_of_a_certain_prediction_is_zero_and_its_gradient_finite(gap):
+    logits = torch.tensor([[0.0, gap, -1.0]], requires_grad=True)
+    value = entropy(logits)
+    assert value.item() == pytest.approx(0, abs=1e-30) and value.item() >= 0
+    assert torch.autograd.grad(value.sum(), logits)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 1)], ids=str)
+def test_the_entropy_wants_one_row_of_logits_per_sample(shape):
+    with pytest.raises(ValueError, match=r"logits must be \(N, K\), not"):
+        entropy(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("alpha", [1.01, 1.6, 5, 50])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_hr_loss_follows_its_formula(classes, alpha):
+    logits, y = random_logits(classes=classes)
+    p = logits.softmax(dim=1).numpy()
+    own = p[np.arange(len(y)), y.numpy()]
+    fit = np.log(np.mean(own ** (1 - alpha))) / (alpha - 1)
+    assert renyi_fit(logits, y, alpha=alpha).item() == pytest.approx(fit, rel=1e-10)
+    assert hr_loss(logits, y, alpha=alpha).item() == pytest.approx(fit - np.mean((p * np.log(p)).sum(axis=1)), rel=1e-10)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("scale", [0.01, 3, 40])
+def test_the_gradient_of_hr_loss_is_that_of_its_differences(alpha, scale):
+    logits, y = random_logits(6, 4, scale=scale)
+    assert torch.autograd.gradcheck(lambda z: hr_loss(z, y, alpha=alpha), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [1, 1.0, 1 + 1e-12, 1 + 1e-6])
+def test_next_to_alpha_one_hr_loss_is_cross_entropy_plus_entropy(alpha, dtype):
+    logits, y = random_logits(dtype=dtype)
+    limit = cross_entropy(logits, y)
+    tolerance = {"rtol": 3e-5 if alpha > 1 + 1e-9 else 1e-6 if dtype == torch.float32 else 1e-10, "atol": 0.0}
+    torch.testing.assert_close(renyi_fit(logits, y, alpha=alpha), limit, **tolerance)
+    torch.testing.assert_close(hr_loss(logits, y, alpha=alpha), limit + entropy(logits).mean(), **tolerance)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3, 30])
+@pytest.mark.parametrize("alpha", [1 + 1e-9, 1 + 1e-7, 1 + 1e-5, 1.001, 1.03, 1.3])
+def test_next_to_alpha_one_float32_is_as_good_as_float64(alpha, scale):
+    """log(mean(p^(1 − alpha))) / (alpha − 1) has no correct digit left in float32 for the smaller ones of these."""
+    logits, y = random_logits(scale=scale, dtype=torch.float32)
+    torch.testing.assert_close(
+        renyi_fit(logits, y, alpha=alpha).double(), renyi_fit(logits.double(), y, alpha=alpha), rtol=2e-6, atol=0
+    )
+    a, b = gradient(at(hr_loss, alpha), logits, y), gradient(at(hr_loss, alpha), logits.double(), y)
+    assert (a - b).norm() < 1e-5 * b.norm()
+
+
+def test_next_to_alpha_one_the_second_order_is_half_the_variance():
+    logits, y = random_logits()
+    log_p = alpha_y(logits, y).log()
+    rise = (renyi_fit(logits, y, alpha=1 + 1e-6) - renyi_fit(logits, y, alpha=1)) / 1e-6
+    assert rise.item() == pytest.approx(log_p.var(correction=0).item() / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("gap", [80, 87, 90, 103, 300, 1e4])
+def test_hr_loss_is_exact_where_float32_knows_no_such_probability(gap, alpha):
+    logits, y = saturated(gap)
+    value, expected = hr_loss(logits, y, alpha=alpha), hr_loss(logits.double(), y, alpha=alpha)
+    assert expected >= gap / 4
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
+    a, b = gradient(at(hr_loss, alpha), logits, y), gradient(at(hr_loss, alpha), logits.double(), y)
+    assert a.isfinite().all() and (a - b).norm() < 1e-4 * b.norm()
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_for_a_single_image_hr_loss_is_cross_entropy_plus_entropy_whatever_alpha(alpha):
+    for logits, y in (random_logits(1), saturated(1e4, torch.float64)):
+        for i in range(len(y)):
+            z, label = logits[i : i + 1], y[i : i + 1]
+            assert renyi_fit(z, label, alpha=alpha).item() == pytest.approx(cross_entropy(z, label).item(), rel=1e-12)
+            expected = cross_entropy(z, label) + entropy(z)[0]
+            assert hr_loss(z, label, alpha=alpha).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_divergence_grows_with_alpha_from_the_cross_entropy_to_the_largest_term():
+    logits, y = random_logits()
+    terms = -alpha_y(logits, y).log()
+    alphas = [1, 1 + 1e-6, 1.001, 1.01, 1.1, 1.2, 1.3, 1.5, 2, 5, 20, 100, 1e4, 1e8]
+    values = [renyi_fit(logits, y, alpha=a).item() for a in alphas]
+    assert values[0] == pytest.approx(terms.mean().item(), rel=1e-12)
+    assert all(a < b for a, b in zip(values, values[1:], strict=False))
+    for alpha, value in zip(alphas[1:], values[1:], strict=True):
+        assert terms.max() - math.log(len(y)) / (alpha - 1) - 1e-6 <= value <= terms.max() + 1e-6
+    assert values[-1] == pytest.approx(terms.max().item(), rel=1e-6)
+    assert all(cross_entropy(logits, y) <= hr_loss(logits, y, alpha=a) for a in alphas)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_the_order_of_a_batch_and_a_shift_of_its_logits_change_nothing(alpha):
+    logits, y = random_logits()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
+    for f in (hr_loss, renyi_fit):
+        expected = f(logits, y, alpha=alpha)
+        assert expected.shape == () and expected.dtype == torch.float64
+        torch.testing.assert_close(f(logits[order], y[order], alpha=alpha), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(f(logits + 17, y, alpha=alpha), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(f(torch.cat(2 * [logits]), torch.cat(2 * [y]), alpha=alpha), expected, rtol=1e-12, atol=0)
+    weights = hr_weights(logits, y, alpha=alpha)
+    torch.testing.assert_close(hr_weights(logits[order], y[order], alpha=alpha), weights[order], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_hr_loss_of_several_networks_at_once_is_that_of_each(alpha):
+    batches = [random_logits(6, seed=seed, scale=scale) for seed, scale in ((0, 0.1), (1, 3), (2, 90))]
+    logits, y = (torch.stack(v) for v in zip(*batches, strict=True))
+    values = torch.func.vmap(at(hr_loss, alpha))(logits, y)
+    torch.testing.assert_close(values, torch.stack([hr_loss(*b, alpha=alpha) for b in batches]), rtol=1e-12, atol=0)
+    slopes = torch.func.vmap(torch.func.grad(at(hr_loss, alpha)))(logits, y)
+    expected = torch.stack([gradient(at(hr_loss, alpha), *b) for b in batches])
+    torch.testing.assert_close(slopes, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("f", [hr_loss, renyi_fit])
+@pytest.mark.parametrize("alpha", [0.999, 0, -1, math.nan, math.inf, -math.inf])
+def test_an_alpha_below_one_or_without_end_is_refused(f, alpha):
+    with pytest.raises(ValueError, match=f"alpha must be finite and at least 1, not {alpha}"):
+        f(torch.zeros(4, 3), torch.zeros(4).long(), alpha=alpha)
+
+
+@pytest.mark.parametrize("f", [check_shapes, at(hr_loss, 2), at(renyi_fit, 1)], ids=["check_shapes", "hr_loss", "renyi_fit"])
+@pytest.mark.parametrize(
+    ("logits", "y", "message"),
+    [
+        pytest.param(torch.zeros(4), torch.zeros(4).long(), r"logits must be \(N, K\)", id="one dimension"),
+        pytest.param(torch.zeros(4, 1), torch.zeros(4).long(), r"K >= 2, not \(4, 1\)", id="one class"),
+        pytest.param(torch.zeros(4, 3, 1), torch.zeros(4).long(), r"logits must be \(N, K\)", id="three dimensions"),
+        pytest.param(torch.zeros(4, 3), torch.zeros(3).long(), r"int64 of shape \(4,\), not torch.int64 \(3,\)", id="too few"),
+        pytest.param(torch.zeros(4, 3), torch.zeros(4, 1).long(), r"not torch.int64 \(4, 1\)", id="a column"),
+        pytest.param(torch.zeros(4, 3), torch.zeros(4), "labels must be int64 .* not torch.float32", id="float"),
+        pytest.param(torch.zeros(4, 3), torch.zeros(4).int(), "labels must be int64 .* not torch.int32", id="int32"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(f, logits, y, message):
+    with pytest.raises(ValueError, match=message):
+        f(logits, y)
+
+
+def test_the_shapes_are_checked_without_a_look_at_the_labels():
+    logits, y = torch.zeros(4, 3), torch.tensor([0, 1, -1, 3])
+    check_shapes(logits, y)
+    check_shapes(logits.to("meta"), y.to("meta"))
+    with pytest.raises(ValueError, match="labels run from -1 to 3"):
+        check_labels(logits, y)
+
+
+# the gradient of an image's share, where it rounds to zero
+
+
+def weighted(weight):
+    return lambda logits, y: entropy(logits) + weight * cross_entropy(logits, y, reduction="none")
+
+
+@pytest.mark.parametrize("weight", [1, 0, 0.1, 30.0, "one each"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_hr_slope_times_one_minus_p_is_the_gradient_of_entropy_plus_weighted_cross_entropy(classes, weight):
+    logits, y = random_logits(classes=classes)
+    if weight == "one each":
+        weight = 5 * torch.rand(len(y), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope, expected = gradient(lambda z, y: hr_slope(z, y, weight), logits, y), gradient(weighted(weight), logits, y)
+    assert (torch.cosine_similarity(slope, expected, eps=1e-30) - 1).abs().max() < 1e-10
+    torch.testing.assert_close(slope * (1 - alpha_y(logits, y))[:, None], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_hr_slope_weighs_the_cross_entropy_by_one_unless_told():
+    logits, y = random_logits()
+    assert torch.equal(hr_slope(logits, y), hr_slope(logits, y, 1.0))
+    assert torch.equal(hr_slope(logits, y), hr_slope(logits, y, torch.ones(len(y))))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_with_hr_weights_hr_slope_has_the_direction_of_the_gradient_of_the_whole_batch(alpha):
+    logits, y = random_logits()
+    weights = hr_weights(logits, y, alpha=alpha)
+    slope, expected = gradient(lambda z, y: hr_slope(z, y, weights), logits, y), gradient(at(hr_loss, alpha), logits, y)
+    assert (torch.cosine_similarity(slope, expected, eps=1e-30) - 1).abs().max() < 1e-10
+    torch.testing.assert_close(slope * (1 - alpha_y(logits, y))[:, None] / len(y), expected, rtol=1e-8, atol=1e-13)
+
+
+def test_hr_slope_is_one_number_per_sample_that_no_other_sample_changes():
+    logits, y = random_logits(6)
+    together = hr_slope(logits, y, torch.arange(6))
+    assert together.shape == (6,) and together.dtype == logits.dtype
+    alone = torch.cat([hr_slope(logits[i : i + 1], y[i : i + 1], i) for i in range(6)])
+    torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0, 1, 20.0])
+@pytest.mark.parametrize("gap", [12, 30, 90, 300])
+def test_hr_slope_keeps_its_direction_where_the_gradient_itself_is_zero_in_float32(gap, weight):
+    logits, y = torch.tensor([[gap, 0, 1, -2.0], [0, -1, gap, -0.5]]), torch.tensor([0, 2])
+    if gap >= 90:
+        assert (gradient(weighted(weight), logits, y).abs() < 1e-30).all(), "this test wants logits where softmax is 0 or 1"
+    slope, expected = gradient(lambda z, y: hr_slope(z, y, weight), logits, y), gradient(weighted(weight), logits.double(), y)
+    for i, own in enumerate(y.tolist()):
+        wrong = [j for j in range(4) if j != own]
+        a, b = slope[i, wrong].double(), expected[i, wrong]
+        torch.testing.assert_close(a / a.norm(), b / b.norm(), rtol=1e-5, atol=1e-6)
+        assert a.norm() > 1 and slope[i, own].item() == pytest.approx(-a.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("gap", [1, 12, 30, 90, 300])
+def test_between_two_classes_hr_slope_points_where_log_odds_falls(gap):
+    logits, y = torch.tensor([[gap, 0.0], [0.0, -gap]]), torch.tensor([0, 0])
+    a, b = gradient(hr_slope, logits, y), gradient(log_odds, logits, y)
+    torch.testing.assert_close(a / a.norm(dim=1, keepdim=True), -b / b.norm(dim=1, keepdim=True), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gap", [30, 90, 1e4])
+def test_hr_slope_of_an_image_that_is_read_wrong_is_the_gradient_itself(gap):
+    logits, y = torch.tensor([[0, gap, -1.0]]), torch.tensor([0])
+    slope = gradient(lambda z, y: hr_slope(z, y, 2.0), logits, y)
+    torch.testing.assert_close(slope, gradient(weighted(2.0), logits, y), rtol=1e-5, atol=1e-10)
+    assert slope[0].tolist() == pytest.approx([-2, 2, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [1, 1.6, 5])
+def test_hr_weights_are_of_mean_one_and_go_to_those_that_are_read_wrong(alpha, dtype):
+    logits, y = random_logits(dtype=dtype)
+    weights, own = hr_weights(logits, y, alpha=alpha), alpha_y(logits, y)
+    assert weights.shape == (64,) and weights.dtype == dtype
+    assert weights.mean().item() == pytest.approx(1, rel=1e-5)
+    torch.testing.assert_close(weights, own ** (1 - alpha) / (own ** (1 - alpha)).mean(), rtol=1e-4, atol=0)
+    falling = weights[own.argsort()]
+    if alpha == 1:
+        torch.testing.assert_close(weights, torch.ones_like(weights))
+    else:
+        assert (falling[:-1] > falling[1:]).all()
+
+
+def test_hr_weights_of_an_image_that_is_far_off_are_all_that_there_is():
+    for gap in (90, 300, 1e4):
+        torch.testing.assert_close(hr_weights(*saturated(gap), alpha=5), torch.tensor([4.0, 0, 0, 0]))

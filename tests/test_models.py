@@ -11,9 +11,11 @@ from helpers import models
 from helpers.data import DATASETS, default_root, load
 from helpers.metrics import accuracy, predict
 from helpers.models import (
+    ARCHITECTURES,
     Dropout,
     LocalNorm,
     Normalise,
+    Residual,
     card,
     cnn,
     cuda_convnet,
@@ -21,6 +23,7 @@ from helpers.models import (
     lenet,
     load_pretrained,
     mlp,
+    resnet,
     save_pretrained,
     vgg16,
     zoo,
@@ -86,6 +89,26 @@ def test_lenet_has_the_layers_of_the_notebooks():
     assert [type(m) for m in network] == [*block, *block, nn.Flatten, nn.Linear, nn.Tanh, nn.Linear]
     assert sum(p.numel() for p in network.parameters()) == 106_680
     assert network(images(shape=(1, 28, 28))).shape == (7, 10)
+
+
+@pytest.mark.parametrize(("activation", "layer"), [("tanh", nn.Tanh), ("relu", nn.ReLU)])
+def test_lenet_takes_other_widths_and_another_activation(activation, layer):
+    network = lenet(7, widths=(3, 4), hidden=6, activation=activation)
+    assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [(3, 1, 5, 5), (4, 3, 5, 5), (6, 64), (7, 6)]
+    block = [nn.Conv2d, layer, nn.MaxPool2d]
+    assert [type(m) for m in network] == [*block, *block, nn.Flatten, nn.Linear, layer, nn.Linear]
+    assert network(images(shape=(1, 28, 28))).shape == (7, 7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"widths": (20,)}, {"widths": (20, 50, 50)}, {"widths": (0, 50)}, {"widths": (20, -1)}, {"hidden": 0}, {"classes": 0},
+     {"activation": "gelu"}, {"activation": "ReLU"}, {"activation": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_lenet_that_makes_no_sense_is_refused(options):
+    with pytest.raises(ValueError, match="two widths, hidden and classes of at least 1 and tanh or relu are wanted"):
+        lenet(**options)
 
 
 @pytest.mark.parametrize(("widths", "last"), [((8, 16, 16), 16 * 16), ((32, 64, 64), 64 * 16), ((4,), 4 * 256)], ids=str)
@@ -180,6 +203,108 @@ def test_vgg16_without_dropout_and_with_a_wrong_number_of_widths():
     assert not any(isinstance(m, Dropout) for m in vgg16((4, 4, 4, 4, 4), 8, dropout=0))
     with pytest.raises(ValueError, match="five widths"):
         vgg16((4, 4))
+
+
+# residual networks
+
+
+def main_path(network):
+    """The layers with weights that an image passes through, shortcuts left out."""
+    blocks = [m.body if isinstance(m, Residual) else [m] for m in network]
+    return [m for block in blocks for m in block if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_a_resnet_has_six_layers_per_block_and_two_more(blocks):
+    network = resnet(blocks, (2, 3, 4), classes=5)
+    stem = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert [type(m) for m in network] == [*stem, *3 * blocks * [Residual], nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]
+    layers = main_path(network)
+    assert len(layers) == 6 * blocks + 2
+    assert [m.out_channels for m in layers[:-1]] == [2, *2 * blocks * [2], *2 * blocks * [3], *2 * blocks * [4]]
+    assert {(m.kernel_size, m.padding, m.bias) for m in layers[:-1]} == {((3, 3), (1, 1), None)}
+    assert [i for i, m in enumerate(layers[:-1]) if m.stride == (2, 2)] == [2 * blocks + 1, 4 * blocks + 1]
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert [(m.in_channels, m.out_channels, m.stride) for m in convolutions] == [(2, 3, (2, 2)), (3, 4, (2, 2))]
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == 6 * blocks + 1
+
+
+def test_a_resnet_has_as_many_parameters_as_its_layers_say():
+    """Of a width, a 3×3 convolution has 9 · in · out weights and its batch normalisation 2 · out."""
+    three = [(3, 16), (16, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+    shortcuts = (16 + 1) * 32 + (32 + 1) * 64
+    expected = sum(9 * a * b + 2 * b for a, b in three) + shortcuts + (64 + 1) * 10
+    assert sum(p.numel() for p in resnet().parameters()) == expected == 77_946
+
+
+@pytest.mark.parametrize(
+    ("side", "sides"),
+    [((32, 32), [(32, 32), (16, 16), (8, 8)]), ((28, 28), [(28, 28), (14, 14), (7, 7)]),
+     ((9, 40), [(9, 40), (5, 20), (3, 10)]), ((1, 1), 3 * [(1, 1)])],
+    ids=str,
+)  # fmt: skip
+def test_a_resnet_halves_images_of_any_size_twice(side, sides):
+    network, x, seen = resnet(2, (2, 3, 4), classes=5).eval(), images(shape=(3, *side)), []
+    for layer in network:
+        x = layer(x)
+        seen += [tuple(x.shape[1:])] * isinstance(layer, Residual)
+    assert seen == [(width, *shape) for width, shape in zip((2, 3, 4), sides, strict=True) for _ in range(2)]
+    assert x.shape == (7, 5)
+
+
+def test_a_resnet_reads_the_mean_over_all_positions():
+    network = resnet(1, (2, 3, 4), classes=5).eval()
+    x = images(shape=(3, 8, 8))
+    torch.testing.assert_close(network(x), network[-1](network[:-3](x).mean(dim=(2, 3))))
+
+
+def test_a_resnet_subtracts_the_mean_of_each_channel():
+    network, x = resnet(1, (2, 3, 4), mean=(0.1, 0.2, 0.3)).eval(), images(shape=(3, 8, 8))
+    assert isinstance(network[0], Normalise) and network[0].std.unique().tolist() == [1]
+    centred = torch.stack([x[:, 0] - 0.1, x[:, 1] - 0.2, x[:, 2] - 0.3], dim=1)
+    torch.testing.assert_close(network(x), network[1:](centred))
+    assert not torch.allclose(network(x), network[1:](x), atol=1e-3)
+    assert not any(isinstance(m, Normalise) for m in resnet(1, (2, 3, 4)))
+    assert isinstance(resnet(1, (2, 3, 4), mean=(0, 0, 0))[0], Normalise)
+    with pytest.raises(ValueError, match="one finite value for each channel"):
+        resnet(mean=(0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"blocks": 0}, {"blocks": -1}, {"widths": (2, 3)}, {"widths": (2, 3, 4, 5)}, {"widths": (2, 0, 4)}, {"classes": 0}],
+    ids=str,
+)
+def test_a_resnet_that_makes_no_sense_is_refused(options):
+    with pytest.raises(ValueError, match="three widths, blocks and classes of at least 1 are wanted"):
+        resnet(**options)
+
+
+def test_the_shortcut_is_the_identity_unless_width_or_size_changes():
+    x = images(2, (4, 6, 6))
+    assert isinstance(Residual(4, 4).shortcut, nn.Identity) and Residual(4, 4)(x).shape == (2, 4, 6, 6)
+    for width, stride, shape in ((5, 1, (5, 6, 6)), (4, 2, (4, 3, 3)), (5, 2, (5, 3, 3))):
+        block = Residual(4, width, stride)
+        assert (block.shortcut.kernel_size, block.shortcut.stride) == ((1, 1), (stride, stride))
+        assert block(x).shape == (2, *shape)
+
+
+@pytest.mark.parametrize(("width", "stride"), [(4, 1), (5, 1), (4, 2), (5, 2)])
+def test_a_block_whose_body_is_zero_is_its_rectified_shortcut(width, stride):
+    block, x = Residual(4, width, stride).eval(), images(2, (4, 6, 6)) - 0.5
+    with torch.no_grad():
+        block.body[-1].weight.zero_()
+    expected = x if (width, stride) == (4, 1) else block.shortcut(x)
+    assert (expected < 0).any() and torch.equal(block(x), expected.clamp_min(0))
+
+
+def test_a_block_adds_its_body_to_the_shortcut_before_the_last_relu():
+    """In evaluation mode, batch normalisation as it is initialised leaves everything as it is, but for its eps."""
+    block, x = Residual(4, 5, 2).eval(), images(2, (4, 6, 6)) - 0.5
+    conv = nn.functional.conv2d
+    inner = conv(x, block.body[0].weight, stride=2, padding=1).clamp_min(0)
+    outer = conv(inner, block.body[3].weight, padding=1) + conv(x, block.shortcut.weight, block.shortcut.bias, stride=2)
+    torch.testing.assert_close(block(x), outer.clamp_min(0), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +437,26 @@ def test_a_network_comes_back_as_it_was_saved(empty_zoo):
     torch.testing.assert_close(back(images()), network(images()), rtol=0, atol=2e-3)
     assert all(v.dtype == torch.float32 for v in network.state_dict().values()), "saving changed the network"
     assert path.stat().st_size < 2 * sum(p.numel() for p in network.parameters()) + 2000
+
+
+def test_a_resnet_comes_back_with_what_its_batch_normalisation_has_seen(empty_zoo):
+    arguments = {"blocks": 1, "widths": [2, 3, 4], "classes": 5, "mean": [0.1, 0.2, 0.3]}
+    network, x = ARCHITECTURES["resnet"](**arguments), images(shape=(3, 8, 8))
+    for _ in range(3):
+        network(x)
+    save_pretrained("a", network, {"architecture": {"name": "resnet", "arguments": arguments}})
+    back = load_pretrained("a")
+    assert back[2].num_batches_tracked.item() == 3 and back[2].num_batches_tracked.dtype == torch.int64
+    for k, v in network.state_dict().items():
+        assert torch.equal(back.state_dict()[k], v.half().float() if v.is_floating_point() else v)
+    assert not torch.equal(back[2].running_mean, torch.zeros(2)) and not torch.equal(back[4].body[1].running_var, torch.ones(2))
+    assert torch.equal(back[0].mean, network[0].mean)
+    torch.testing.assert_close(back(x), network.eval()(x), rtol=0, atol=1e-2)
+
+
+def test_every_architecture_is_known_by_its_functions_name():
+    assert {name: f.__name__ for name, f in ARCHITECTURES.items()} == {name: name for name in ARCHITECTURES}
+    assert set(ARCHITECTURES) == {"mlp", "lenet", "cnn", "cuda_convnet", "vgg16", "resnet"}
 
 
 def test_a_loaded_network_is_ready_to_attack(empty_zoo):

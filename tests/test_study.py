@@ -15,6 +15,9 @@ import torch
 
 from helpers import rows as storage
 from helpers import study as study_module
+from helpers import training
+from helpers.data import Split
+from helpers.models import mlp
 from helpers.rows import ROOT, RowError
 from helpers.study import MissingRows, Study, parse_seeds
 
@@ -92,8 +95,6 @@ def test_a_changed_run_is_made_again_outside_the_record(book):
 
 
 def test_rows_of_other_data_are_not_mixed(book):
-    from helpers.data import Split
-
     def split(n):
         return lambda s: {"test": Split("toy/test", torch.zeros(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), ("0",))}
 
@@ -121,19 +122,23 @@ def test_a_network_joins_the_zoo_only_when_recording_and_not_over_a_better_one(b
     monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
     about = {"architecture": {"name": "mlp", "arguments": {"inputs": 4, "hidden": [3], "classes": 2}}}
 
+    test = Split("toy/test", torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1]), ("0", "1"))
+    network = mlp(4, (3,), 2)
+
     def publish(profile, record):
-        Study("p", profile, device="cpu", record=record).publish("p/net", models.mlp(4, [3], 2), about)
+        Study("p", profile, device="cpu", record=record).publish("p/net", network, test, about)
         return models.card("p/net")["profile"] if models.zoo() else None
 
     assert publish("smoke", False) is None
     assert publish("smoke", True) == "smoke" and publish("cpu", True) == "cpu"
     assert publish("smoke", True) == "cpu" and publish("cpu", True) == "cpu" and publish("paper", True) == "paper"
+    assert models.card("p/net")["test images"] == ["toy/test", 3, test.digest]
+    assert models.card("p/net")["clean accuracy"] == round(
+        (network(test.images).argmax(1) == test.labels).double().mean().item(), 4
+    )
 
 
 def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(book):
-    from helpers.data import Split
-    from helpers.models import mlp
-
     data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
     study = Study("p", "smoke", device="cpu")
 
@@ -162,9 +167,6 @@ def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(boo
 
 
 def test_a_loaded_network_has_the_whole_history_of_its_training(book):
-    from helpers.data import Split
-    from helpers.models import mlp
-
     data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
     history = [{"loss": 1.0 / i, "seconds": 0.5, "clean": i / 10} for i in (1, 2, 3)]
 
@@ -301,7 +303,7 @@ SCRIPT = textwrap.dedent("""
 
     def train(network, data, s, *, seed, checkpoint):
         note("train", seed)
-        def after(epoch):
+        def after(epoch, _):
             note("epoch", seed, epoch)
             time.sleep(0.05)
         return training.fit(network, data, lambda m, x, y: torch.nn.functional.cross_entropy(m(x), y), epochs=s["epochs"], lr=0.1,
@@ -366,9 +368,6 @@ def test_sigkill_loses_what_was_in_flight_and_nothing_else(tmp_path, moment):
 
 def test_a_damaged_network_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("BOOK_RESULTS", str(tmp_path))
-    from helpers.data import Split
-    from helpers.models import mlp
-
     data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
     handle = Study("p", "smoke", device="cpu").trained(
         "net",
@@ -381,4 +380,188 @@ def test_a_damaged_network_is_one_clear_error(tmp_path, monkeypatch):
     handle.open()
     handle.path.write_bytes(handle.path.read_bytes()[:50])
     with pytest.raises(RowError, match="delete it to train the network again"):
+        handle.open()
+
+
+# networks that train at once
+
+
+class Interruption(Exception):
+    pass
+
+
+class Group:
+    """Handles on seeds 0 to 3 of one small network; every call of `train` notes its seeds and every finished epoch its number."""
+
+    def __init__(self, at_once: bool, *, record: bool = False):
+        self.study = Study("p", "smoke", device="cpu", record=record)
+        self.study.together = at_once
+        self.calls, self.epochs, self.stop_at = [], [], None
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.randint(0, 2, (20,), generator=generator)
+        self.data = Split("toy/train", torch.rand(20, 1, 2, 2, generator=generator), labels, ("0", "1"))
+
+    def handle(self, seed, *, together=(0, 1, 2, 3), epochs=4, width=3):
+        def build(s, *, width, seed):
+            return mlp(4, (width,), 2)
+
+        def train(network, data, s, *, width, seed, checkpoint):
+            self.calls.append((seed, type(network)))
+
+            def after_epoch(epoch, _):
+                if epoch == self.stop_at:
+                    raise Interruption
+                self.epochs.append(epoch)
+                return {"clean": epoch / 10}
+
+            options = {"epochs": s["epochs"], "lr": 0.1, "batch_size": 8, "seed": seed, "checkpoint": checkpoint}
+            return training.fit(
+                network, data, lambda m, x, y: torch.nn.functional.cross_entropy(m(x), y), after_epoch=after_epoch, **options
+            )
+
+        return self.study.trained(
+            "net", build, train, settings={"epochs": epochs}, data=self.data, together=together, width=width, seed=seed
+        )
+
+    def open(self, seed, **options):
+        """The network's values and the losses of its training."""
+        handle = self.handle(seed, **options)
+        values = torch.cat([v.flatten() for v in handle.open().state_dict().values()])
+        assert [epoch["clean"] for epoch in handle.history] == [0.1, 0.2, 0.3, 0.4]
+        return values, [epoch["loss"] for epoch in handle.history]
+
+    def files(self):
+        return sorted(p.name.split("-")[2] + p.suffix for p in self.study.networks.iterdir())
+
+
+def one_by_one(tmp_path, monkeypatch):
+    """What the seeds become when each trains alone, in another folder."""
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "ROOT", tmp_path / "alone")
+        group = Group(False)
+        return [group.open(seed) for seed in range(4)]
+
+
+def same(results, expected):
+    for (values, losses), (expected_values, expected_losses) in zip(results, expected, strict=True):
+        torch.testing.assert_close(values, expected_values, rtol=1e-4, atol=1e-6)
+        assert losses == pytest.approx(expected_losses, rel=1e-5)
+    return True
+
+
+def test_the_first_network_that_is_opened_trains_all_that_are_missing_at_once(book, monkeypatch):
+    group = Group(True)
+    first = group.open(1)
+    assert group.calls == [([1, 0, 2, 3], list)]
+    assert group.files() == [f"{seed}.safetensors" for seed in range(4)], "all are stored, and no checkpoint is left"
+    rest = [group.open(seed) for seed in (0, 1, 2, 3)]
+    again = [Group(True).open(seed) for seed in (0, 1, 2, 3)]
+    assert len(group.calls) == 1 and torch.equal(first[0], rest[1][0])
+    assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(rest, again, strict=True))
+    assert len({losses[-1] for _, losses in rest}) == 4
+    assert same(rest, one_by_one(book, monkeypatch))
+
+
+def test_a_network_that_was_just_trained_is_the_one_that_is_loaded_later(book):
+    handle = Group(True).handle(2)
+    network = handle.open()
+    assert not any(m.training for m in network.modules())
+    again = Group(True).handle(2)
+    loaded = again.open()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.parameters(), strict=True))
+    assert again.history == handle.history
+
+
+def test_networks_that_are_there_are_not_trained_again_with_the_missing_ones(book, monkeypatch):
+    group = Group(True)
+    alone = [group.open(seed, together=()) for seed in (2, 0)]
+    stored = {p: p.read_bytes() for p in group.study.networks.iterdir()}
+    group.calls.clear()
+    results = [group.open(seed) for seed in (3, 0, 1, 2)]
+    assert group.calls == [([3, 1], list)]
+    assert all(p.read_bytes() == content for p, content in stored.items())
+    assert torch.equal(results[1][0], alone[1][0]) and torch.equal(results[3][0], alone[0][0])
+    assert same([results[1], results[2], results[3], results[0]], one_by_one(book, monkeypatch))
+
+
+def test_the_last_that_is_missing_trains_alone(book):
+    group = Group(True)
+    for seed in (0, 1, 3):
+        group.open(seed, together=())
+    group.calls.clear()
+    group.open(2)
+    assert [seed for seed, _ in group.calls] == [2] and group.calls[0][1] is not list
+
+
+def test_the_group_is_of_the_same_settings_and_arguments(book):
+    group = Group(True)
+    group.open(0, width=5)
+    group.open(0)
+    assert group.calls == 2 * [([0, 1, 2, 3], list)]
+    assert sorted(p.name.split("-")[1] for p in group.study.networks.iterdir()) == 4 * ["3"] + 4 * ["5"]
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_where_networks_do_not_train_at_once_each_is_trained_when_it_is_opened(book, record):
+    assert Study("p", "smoke", device="cpu").together is False
+    group = Group(False, record=record)
+    group.open(1)
+    assert group.files() == ["1.safetensors"]
+    group.open(3)
+    group.open(1)
+    assert [seed for seed, _ in group.calls] == [1, 3] and group.files() == ["1.safetensors", "3.safetensors"]
+
+
+def test_training_at_once_or_alone_leads_to_the_same_files(book):
+    assert [Group(at_once).handle(seed).path for at_once in (True, False) for seed in range(4)] == 2 * [
+        Group(True).handle(seed, together=()).path for seed in range(4)
+    ]
+
+
+def test_an_interrupted_group_continues_at_the_next_opening(book, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    group = Group(True)
+    group.stop_at = 3
+    with pytest.raises(Interruption):
+        group.open(0)
+    assert [p.name.rsplit(".", 2)[1:] for p in group.study.networks.iterdir()] == [["0-1-2-3", "checkpoint"]]
+    later = Group(True)
+    results = [later.open(seed) for seed in range(4)]
+    assert later.calls == [([0, 1, 2, 3], list)] and later.epochs == [3] * 4 + [4] * 4
+    assert later.files() == [f"{seed}.safetensors" for seed in range(4)]
+    assert same(results, one_by_one(book, monkeypatch))
+
+
+def test_an_interrupted_group_is_not_continued_with_fewer_networks(book, monkeypatch):
+    """Which networks a checkpoint is of stands in its name: of the four that were begun, one has come from elsewhere since."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    group = Group(True)
+    group.stop_at = 3
+    with pytest.raises(Interruption):
+        group.open(0)
+    group.stop_at = None
+    group.open(2, together=())
+    group.epochs.clear()
+    results = [group.open(seed) for seed in range(4)]
+    assert group.calls[2:] == [([0, 1, 3], list)] and group.epochs == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert same(results, one_by_one(book, monkeypatch))
+
+
+def test_a_row_names_the_network_it_used_and_not_those_that_were_trained_with_it(book):
+    group = Group(True)
+
+    def run(s, d, *, method, seed):
+        return {"weight": group.handle(seed).open()[1].weight.sum().item()}
+
+    e = experiment(group.study)
+    e.grid(run)
+    assert [seed for seed, _ in group.calls] == [[0, 1, 2, 3]]
+    assert [[name.split("-")[2] for name in row["networks"]] for row in e.rows] == [["0"], ["0"], ["1"], ["1"]]
+
+
+def test_a_training_that_returns_another_number_of_histories_is_no_result(book):
+    group = Group(True)
+    handle = group.handle(0)
+    handle.train = lambda networks, data, s, **_: [[{"loss": 0.0, "seconds": 1.0}]]
+    with pytest.raises(ValueError, match="argument"):
         handle.open()
