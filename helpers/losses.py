@@ -88,6 +88,12 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError unless the order of a Rényi divergence is one that the HR loss takes."""
+    if not 1 <= alpha < math.inf:
+        raise ValueError(f"alpha must be finite and at least 1, not {alpha}")
+
+
 def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     """α · D_α(p_XY ‖ p_XŶ) of a batch with its labels, in nats: a scalar >= 0 (Picot et al. 2019, eq. 4 for one-hot labels).
 
@@ -95,8 +101,9 @@ def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     single image −log p(y|x), whatever α. Exact also where p(y|x) underflows, and for α next to 1.
     """
     check_shapes(logits, y)
-    if not 1 <= alpha < math.inf:
-        raise ValueError(f"alpha must be finite and at least 1, not {alpha}")
+    check_alpha(alpha)
+    if len(y) == 0:
+        raise ValueError("no samples: the mean over an empty batch is undefined")
     log_p = logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
     mean = log_p.mean()
     if alpha == 1:
@@ -137,4 +144,5 @@ def hr_weights(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     Proportional to p(y|x)^(1 − α): the images that are read wrong take most of it.
     """
     check_labels(logits, y)
+    check_alpha(alpha)
     return ((1 - alpha) * logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)).softmax(dim=0) * len(y)

@@ -173,7 +173,7 @@ class Residual(nn.Module):
 def last_convolution(network: nn.Sequential) -> int:
     """How many top-level layers of a network lie up to its last convolution's activation: `network[:i]` computes that,
     `network[i:]` the logits from it. raises ValueError for a network without convolutions"""
-    convolutions = [i for i, layer in enumerate(network) if isinstance(layer, nn.Conv2d)]
+    convolutions = [i for i, layer in enumerate(network) if any(isinstance(m, nn.Conv2d) for m in layer.modules())]
     if not convolutions:
         raise ValueError("the network has no convolution")
     i = convolutions[-1] + 1

@@ -46,7 +46,7 @@ class Trained:
         self.path = study.networks / f"{name}-{words}-{key}.safetensors"
         self.others = [
             Trained(study, name, build, train, settings, data, version, {**args, "seed": seed})
-            for seed in together
+            for seed in dict.fromkeys(together)
             if seed != args["seed"]
         ]
 

@@ -83,6 +83,8 @@ def fit(
     parts = {"model": trainee, "optimiser": optimiser, "rate": rate}
     if checkpoint is not None and checkpoint.exists():
         history = _resume(checkpoint, parts, orders, data.images.device)
+        if not alone:
+            trainee.unstack()
     saved = time.monotonic()
     for epoch in range(len(history[0]), epochs):
         trainee.train()
@@ -94,6 +96,8 @@ def fit(
                 loss = objective(model, data.images[index[0]], data.labels[index[0]])
             else:
                 loss = trainee.losses(objective, data.images[index], data.labels[index])
+            if loss.numel() != len(networks):
+                raise ValueError(f"the objective must return a scalar, the mean over the batch, not {tuple(loss.shape)}")
             optimiser.zero_grad(set_to_none=True)
             loss.sum().backward()
             if clip is not None:
@@ -103,7 +107,9 @@ def fit(
             running += loss.detach() * index.shape[1]
         means = (running / len(data)).tolist()
         if not all(map(math.isfinite, means)):
-            raise FloatingPointError(f"the loss became {means} in epoch {epoch + 1}: lower the learning rate ({lr})")
+            raise FloatingPointError(
+                f"the loss became {means[0] if alone else means} in epoch {epoch + 1}: lower the learning rate ({lr})"
+            )
         seconds = round((time.monotonic() - started) / len(networks), 3)
         if not alone:
             trainee.unstack()
@@ -122,7 +128,7 @@ def fit(
 
 def shorten(gradients: list[Tensor], limit: float) -> None:
     """Scale each network's gradients, in place: their L2 norm over all tensors (networks, ...) becomes at most `limit`."""
-    squares = sum(g.flatten(1).square().sum(dim=1) for g in gradients)
+    squares = sum(g.reshape(len(g), -1).square().sum(dim=1) for g in gradients)
     factor = (limit / squares.sqrt().clamp_min(torch.finfo(squares.dtype).tiny)).clamp_max(1.0)
     for g in gradients:
         g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
@@ -137,15 +143,24 @@ class Together(nn.Module):
 
     def __init__(self, networks: Sequence[nn.Module]):
         super().__init__()
-        shapes = [{name: v.shape for name, v in network.state_dict().items()} for network in networks]
-        if any(s != shapes[0] for s in shapes):
+        kinds = [(str(n), [(name, v.shape, v.dtype) for name, v in n.state_dict().items()]) for n in networks]
+        if any(kind != kinds[0] for kind in kinds):
             raise ValueError("networks that train together must be of one architecture")
         self.networks = list(networks)  # in a list, so that they are no part of this module
         self.names = dict(networks[0].named_parameters()), dict(networks[0].named_buffers())
+        self.train()
         stacked = torch.func.stack_module_state(self.networks)
-        self.weights = nn.ParameterList([nn.Parameter(stacked[0][name].detach()) for name in self.names[0]])
+        self.weights = nn.ParameterList(
+            nn.Parameter(stacked[0][name].detach(), requires_grad=own.requires_grad) for name, own in self.names[0].items()
+        )
         for i, name in enumerate(self.names[1]):
             self.register_buffer(f"buffer{i}", stacked[1][name])
+
+    def train(self, mode: bool = True) -> "Together":
+        """Put all the networks in training mode, or out of it."""
+        for network in self.networks:
+            network.train(mode)
+        return super().train(mode)
 
     def _states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         buffers = {name: getattr(self, f"buffer{i}") for i, name in enumerate(self.names[1])}
@@ -153,7 +168,7 @@ class Together(nn.Module):
 
     def losses(self, objective: Callable, x: Tensor, y: Tensor) -> Tensor:
         """The objective of each network on its own batch: x (networks, N, ...), y (networks, N) -> (networks,)."""
-        skeleton = self.networks[0].train(self.training)
+        skeleton = self.networks[0]
 
         def one(parameters: dict, buffers: dict, x: Tensor, y: Tensor) -> Tensor:
             return objective(lambda images: torch.func.functional_call(skeleton, (parameters, buffers), (images,)), x, y)
@@ -189,10 +204,10 @@ def _resume(path: Path, parts: dict, orders: list[torch.Generator], device: torc
         state = torch.load(path, weights_only=True, map_location=device)
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        for order, stored in zip(orders, state["orders"], strict=True):
+            order.set_state(stored.cpu())
     except Exception as error:  # a damaged file, or one of another network
         raise RuntimeError(f"{path} cannot be continued from ({error}): delete it to train from the start") from error
-    for order, stored in zip(orders, state["orders"], strict=True):
-        order.set_state(stored.cpu())
     torch.set_rng_state(state["rng"].cpu())
     if "cuda_rng" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda_rng"].cpu())

@@ -465,3 +465,14 @@ def test_hr_weights_are_of_mean_one_and_go_to_those_that_are_read_wrong(alpha, d
 def test_hr_weights_of_an_image_that_is_far_off_are_all_that_there_is():
     for gap in (90, 300, 1e4):
         torch.testing.assert_close(hr_weights(*saturated(gap), alpha=5), torch.tensor([4.0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("alpha", [0.5, math.nan, math.inf])
+def test_weights_of_an_order_that_the_loss_does_not_take_are_refused(alpha):
+    with pytest.raises(ValueError, match="alpha must be finite and at least 1"):
+        hr_weights(torch.zeros(2, 3), torch.tensor([0, 1]), alpha=alpha)
+
+
+def test_an_empty_batch_has_no_loss():
+    with pytest.raises(ValueError, match="empty batch"):
+        hr_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), alpha=1.6)

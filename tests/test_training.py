@@ -723,3 +723,51 @@ def test_settings_out_of_range_are_refused(options):
 def test_empty_data_is_refused_by_name():
     with pytest.raises(ValueError, match="toy/train is empty"):
         fitted(data=toy()[:0])
+
+
+def quiet(seed):
+    """Without dropout, which networks that train together cannot have."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+class TestTogetherRefusesAndKeeps:
+    def test_networks_that_differ_only_in_an_activation(self):
+        pair = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3), act, nn.Linear(3, 3)) for act in (nn.ReLU(), nn.Tanh())]
+        with pytest.raises(ValueError, match="one architecture"):
+            training.Together(pair)
+
+    def test_networks_of_different_precision(self):
+        with pytest.raises(ValueError, match="one architecture"):
+            training.Together([network(), network().double()])
+
+    def test_a_frozen_parameter_stays_as_it_is(self):
+        group = [quiet(s) for s in (1, 2)]
+        for member in group:
+            member[1].weight.requires_grad_(False)
+        before = [member[1].weight.clone() for member in group]
+        fit(group, toy(), loss, epochs=2, lr=0.1, seed=[0, 1])
+        assert all(torch.equal(b, member[1].weight) for b, member in zip(before, group, strict=True))
+
+    def test_all_networks_are_left_in_training_mode(self):
+        group = [quiet(1).eval(), quiet(2)]
+        fit(group, toy(), loss, epochs=1, lr=0.1, seed=[0, 1])
+        assert all(m.training for member in group for m in member.modules())
+
+
+def test_clipping_takes_parameters_of_any_shape():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.inner = nn.Parameter(torch.ones(())), quiet(0)
+
+        def forward(self, x):
+            return self.scale * self.inner(x)
+
+    fit(Scaled(), toy(), loss, epochs=1, lr=0.1, seed=0, clip=0.1)
+    fit([Scaled(), Scaled()], toy(), loss, epochs=1, lr=0.1, seed=[0, 1], clip=0.1)
+
+
+def test_an_objective_that_is_no_scalar_is_refused():
+    with pytest.raises(ValueError, match="must return a scalar"):
+        fitted(objective=lambda m, x, y: nn.functional.cross_entropy(m(x), y, reduction="none"))
