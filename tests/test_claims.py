@@ -402,3 +402,37 @@ def test_the_images_widen_every_interval():
     assert few["verdict"] == "undecided" and many["verdict"] == "holds"
     wide, narrow = (defences.survival([0.8] * 3, [0.1] * 3, 0.7, images=n) for n in (100, 10_000))
     assert wide["high"] - wide["low"] > 5 * (narrow["high"] - narrow["low"]) > 0
+
+
+def test_the_committed_claims_of_picot_hold_all_of_the_paper():
+    picot = claims.read("picot2019")
+    numbers, sentences = picot[picot.kind != "sentence"], picot[picot.kind == "sentence"]
+    sets = ("MNIST", "CIFAR-10", "SVHN")
+    assert numbers.groupby("source").size().to_dict() == {**{f"Table 1, {d}": 12 for d in sets}, "§3, MNIST": 2}
+    assert claims.count(picot) == 32 and (numbers.same_as != "").sum() == 6
+    assert not numbers.duplicated(["source", "row", "column"]).any()
+    cell = {f"{c.source}/{c.row}/{c.column}": c.value for c in numbers.itertuples()}
+    assert cell["Table 1, MNIST/HR/CE attack 0.1"] == "0.945" and cell["Table 1, SVHN/CE/HR attack 0.25"] == "0.674"
+    assert cell["Table 1, CIFAR-10/HR/HR attack 0.1"] == "0.324" and cell["§3, MNIST/CE/‖I − C‖"] == "0.40"
+    assert all(cell[c.same_as] == c.value for c in numbers.itertuples() if c.same_as)
+    counts = {**{f"Table 1, {d}": 7 for d in sets}, "Figure 1": 4, "§3, MNIST": 1, "§3, α": 1}
+    assert sentences.groupby("source").size().to_dict() == counts
+    for sentence in sentences[sentences.source.str.startswith("Table")].itertuples():
+        for _, arguments in claims.parse_predicate(sentence.predicate):
+            assert all(f"{sentence.source}/{a}" in cell for a in arguments if "/" in a)
+
+
+@pytest.mark.parametrize(
+    ("by", "verdict"), [("0.01", "holds"), ("0.02", "undecided"), ("0.03", "contradicted"), ("0.0", "holds")]
+)
+def test_a_sentence_that_names_an_amount_is_held_to_it(by, verdict):
+    a, b = np.array([0.52, 0.721, 0.919]), np.array([0.50, 0.70, 0.90])
+    measured, printed = rows(a=a, b=b), cells(a="0.9", b="0.9")
+    result = claims.judge_sentence(f"greater(a/acc, b/acc, {by})", printed, measured, row_axis="method", images=10**9)
+    assert result["verdict"] == verdict
+
+
+def test_a_quantity_that_is_no_rate_has_no_variance_of_images():
+    a, b = np.array([2.1, 2.2, 2.3]), np.array([1.1, 1.2, 1.3])
+    result = claims.judge_sentence("greater(a/acc, b/acc)", cells(c="0.9"), rows(a=a, b=b), row_axis="method", images=1)
+    assert result["verdict"] == "holds"
