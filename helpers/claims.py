@@ -188,6 +188,9 @@ def parse_predicate(text: str, where: str = "predicate") -> list[tuple[str, list
         arguments = [a.strip() for a in match[2].split(",")] if match else []
         if not match or len(arguments) not in {"greater": (2, 3), "equal": (3,), "below": (2,)}[match[1]]:
             raise ValueError(f"{where}: {part.strip()!r} is none of greater(a, b[, by]), equal(a, b, margin), below(a, limit)")
+        amount = arguments[-1] if match[1] != "greater" or len(arguments) == 3 else "0"
+        if not re.fullmatch(r"\d+(\.\d+)?", amount):
+            raise ValueError(f"{where}: {amount!r} in {part.strip()!r} must be a plain number, at least 0")
         terms.append((match[1], arguments))
     return terms
 
@@ -204,8 +207,8 @@ def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
 def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int) -> dict:
     """The verdict of a sentence whose predicate compares cells "row/column", paired by seed.
 
-    b may be a number; `greater(a, b, by)` claims that a exceeds b by at least that much. A cell is one of the table's, or, where
-    the paper only draws a curve, any metric of ours.
+    b may be a number; `greater(a, b, by)` claims that a exceeds b by at least that much, with no margin beside. A cell is one of
+    the table's, or, where the paper only draws a curve, any metric of ours.
 
     Each term is supported (its interval lies on the claimed side), contradicted (beyond the margin on the other side) or
     undecided. Together: `holds` (none contradicted, and the pooled difference of each form supported), `contradicted`, `in part`
@@ -221,9 +224,10 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
             raise ValueError(f"the predicate's cell {name!r} lacks seeds that other cells have: they cannot be paired")
         return mine.to_numpy()
 
-    def sampled(v: np.ndarray) -> float:  # a quantity that is no rate has no binomial variance
-        rate = float(v.mean())
-        return image_variance(rate, images, None, "other") if 0 <= rate <= 1 else 0.0
+    def sampled(name: str, v: np.ndarray) -> float:  # a quantity that is no rate has no binomial variance
+        row, _, column = name.partition("/")
+        other = ((cells.row == row) & (cells.column == column) & (cells.kind == "other")).any()
+        return 0.0 if other or not 0 <= v.mean() <= 1 else image_variance(float(v.mean()), images, None, "other")
 
     count = {"supported": 0, "contradicted": 0, "undecided": 0}
     slacks = {}  # by form: how far each term lies on the claimed side, and its variance
@@ -231,7 +235,8 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
         a = values(arguments[0])
         limit = float(arguments[-1]) if form != "greater" or len(arguments) == 3 else 0.0
         b = values(arguments[1]) if form != "below" else None
-        variance = sampled(a) + (sampled(b) if b is not None and "/" in arguments[1] else 0.0)
+        variance = sampled(arguments[0], a)
+        variance += sampled(arguments[1], b) if b is not None and "/" in arguments[1] else 0.0
         row, _, column = arguments[0].partition("/")
         cell = cells[(cells.row == row) & (cells.column == column)]
         told = (printed(cell.value.iloc[0], cell.unit.iloc[0])[0], cell.kind.iloc[0]) if len(cell) else (a.mean(), "attack")

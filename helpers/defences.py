@@ -21,6 +21,8 @@ def withstanding(
     stands : (attacked images, labels) -> bool, whether a sample still counts as right
     alive : bool (N,), those that count before any attack
     """
+    if alive.dtype != torch.bool or len(tensors) < 2 or any(t.shape[:1] != alive.shape for t in tensors):
+        raise ValueError("alive must be bool (N,), and images, labels and whatever else is given as long")
     alive = alive.clone()
     for attack in attacks:
         left = alive.nonzero().squeeze(1)

@@ -88,7 +88,7 @@ class Study:
         home = Path(moved).expanduser() if moved else ROOT / "_build" / ("record" if record else profile)
         self.rows_root = ROOT / "results" if profile == "report" or (record and not moved) else home / "results"
         self.networks = home / "networks" / paper
-        self.together = self.device.type == "cuda"  # two cores are busy with one network, a GPU is not
+        self.at_once = self.device.type == "cuda"  # two cores are busy with one network, a GPU is not
         self.experiments: list[Experiment] = []
         self.opened: dict[str, float] = {}  # networks that the row in the making used, with their training seconds
         if self.device.type == "cuda":  # attacks and scores run in full float32
@@ -124,9 +124,11 @@ class Study:
     ):
         """A handle on a trained network; nothing is read or computed until its `open()`. See `Trained`.
 
-        together : all seeds that the experiment will want; on a GPU the first to be opened trains them all at once
+        together : all seeds that the experiment will want; on a GPU the first to be opened trains those of them that are missing
+            and asked for, all at once
         """
-        return Trained(self, name, build, train, settings, data, version, args, together if self.together else ())
+        siblings = [s for s in together if self.seeds is None or s in self.seeds] if self.at_once else []
+        return Trained(self, name, build, train, settings, data, version, args, siblings)
 
     def publish(self, name: str, network: torch.nn.Module, test: datasets.Split, about: dict) -> None:
         """When recording, add a network to the zoo, unless one of a better profile is there. about : see `save_pretrained`"""

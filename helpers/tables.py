@@ -202,7 +202,7 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
     def text(value: float) -> str:
         return amount(value, unit)
 
-    head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "verdict"]
+    head = ["", "worst case", "undefended, worst case", "advantage (95 % interval)", "advertised", "left", "margin", "verdict"]
     body = [
         [
             escape(s.row),
@@ -211,6 +211,7 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
             f"{text(s.advantage)} ({text(s.low)} to {text(s.high)})",
             text(s.advertised),
             f"{s.left:.0%}" if np.isfinite(s.left) else "–",
+            text(s.margin),
             mark(s.verdict),
         ]
         for s in survivals.itertuples()

@@ -16,8 +16,8 @@ class Trained:
 
     build : (settings, **args) -> untrained network, its initial weights decided by `seed` among the arguments
     train : (network, data, settings, checkpoint=path, **args) -> one dict per epoch, of `training.fit`
-    together : other seeds to train at the same time where they are missing too; `train` then gets lists of networks and of
-        seeds, as `fit` takes them, and returns a list of histories
+    together : seeds to train at the same time, where they are missing too; `train` then gets lists of networks and of seeds, as
+        `fit` takes them, and returns a list of histories
     """
 
     def __init__(
@@ -44,11 +44,14 @@ class Trained:
         key = key_of(name, args, {**settings, "digest": data.digest, **code}, version)
         words = "-".join(str(v) for v in args.values())
         self.path = study.networks / f"{name}-{words}-{key}.safetensors"
-        self.others = [
-            Trained(study, name, build, train, settings, data, version, {**args, "seed": seed})
-            for seed in dict.fromkeys(together)
-            if seed != args["seed"]
-        ]
+        self.seeds = sorted({*together, args["seed"]}) if together else [args["seed"]]
+        rest = {k: v for k, v in args.items() if k != "seed"}
+        self.group = f"{name}-{key_of(name, rest, {**settings, 'digest': data.digest, **code}, version)}"
+
+    def _of(self, seed: int) -> "Trained":
+        """The same network from another seed."""
+        a, args = self.about, {**self.about["args"], "seed": seed}
+        return Trained(self.study, self.name, self.build, self.train, a["settings"], self.data, a["version"], args)
 
     def open(self) -> torch.nn.Module:
         """The network in evaluation mode on the study's device; `history` then holds one dict per epoch.
@@ -79,20 +82,34 @@ class Trained:
             raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
 
     def _train(self, network: torch.nn.Module) -> None:
-        """Train, together with those of `others` that are not there yet, and store what came of it."""
-        group = [self, *(other for other in self.others if not other.path.exists())]
-        seeds = [handle.about["args"]["seed"] for handle in group]
+        """Train, together with the others of the group that are not there yet, and store what came of it.
+
+        A group that was interrupted is gone on with as it was, whoever opens first; what is stored stays as it is.
+        """
+        seeds = next((s for s in self._interrupted() if self.about["args"]["seed"] in s), None)
+        handles = [self if s == self.about["args"]["seed"] else self._of(s) for s in seeds or self.seeds]
+        if seeds is None:
+            handles = [h for h in handles if h is self or not h.path.exists()]
         args, settings = self.about["args"], self.about["settings"]
-        if len(group) == 1:
+        if len(handles) == 1:
             networks, checkpoint = [network], self.path.with_suffix(".checkpoint")
             histories = [self.train(network, self.data, settings, checkpoint=checkpoint, **args)]
         else:
-            networks = [network, *(handle._built() for handle in group[1:])]
-            checkpoint = self.path.with_suffix(f".{'-'.join(map(str, seeds))}.checkpoint")
+            seeds = [h.about["args"]["seed"] for h in handles]
+            networks = [network if h is self else h._built() for h in handles]
+            checkpoint = self.study.networks / f"{self.group}.{'-'.join(map(str, seeds))}.checkpoint"
             histories = self.train(networks, self.data, settings, checkpoint=checkpoint, **{**args, "seed": seeds})
-        for handle, trained, history in zip(group, networks, histories, strict=True):
-            handle._save(trained, history)
+        if len(histories) != len(handles) or not all(isinstance(h, list) for h in histories):
+            raise TypeError(f"train of '{self.name}' must return a history, a list of dicts, for each of {len(handles)} networks")
+        for handle, trained, history in zip(handles, networks, histories, strict=True):
+            if handle is self or not handle.path.exists():
+                handle._save(trained, history)
         checkpoint.unlink(missing_ok=True)
+
+    def _interrupted(self) -> list[list[int]]:
+        """The seeds of each group of these networks whose training was interrupted."""
+        names = [p.name.split(".")[-2] for p in self.study.networks.glob(f"{self.group}.*.checkpoint")] if self.seeds[1:] else []
+        return [[int(s) for s in name.split("-")] for name in names]
 
     def _save(self, network: torch.nn.Module, history: list[dict]) -> None:
         from safetensors import SafetensorError

@@ -50,7 +50,7 @@ def fit(
         (`Together`), each as it would alone but for rounding, and a list of dicts per network returns. Several small networks
         leave a GPU less idle than one. Networks that draw random numbers, for dropout say, cannot train together
     parameters : groups as torch's optimisers take them, e.g. with a weight_decay each; None: all, without weight decay
-    clip : the largest L2 norm of the gradient over all parameters; a longer one is shortened to it
+    clip : the largest L2 norm of a network's gradient over all its parameters; a longer one is shortened to it
     schedule : share of the training done, in [0, 1) -> factor of the learning rate
     seed : decides the order of the batches; what the objective or dropout draws comes from torch's global generator, which
         this function seeds too
@@ -62,6 +62,8 @@ def fit(
     raises ValueError for empty data or settings out of range, FloatingPointError if the loss is no longer finite
     """
     alone = isinstance(model, nn.Module)
+    if alone == isinstance(seed, Sequence):
+        raise ValueError("one network takes one seed, several take a list with a seed each")
     networks, seeds = ([model], [seed]) if alone else (list(model), list(seed))
     if not networks or len(networks) != len(seeds):
         raise ValueError(f"as many seeds as networks are wanted, at least one, not {len(seeds)} and {len(networks)}")

@@ -59,3 +59,9 @@ def test_the_margin_of_a_small_promise_is_half_of_it(advertised, margin):
 def test_a_defence_that_keeps_all_of_a_small_promise_survives():
     assert defences.survival([0.5] * 3, [0.46] * 3, 0.04, images=10**9)["verdict"] == "survives"
     assert defences.survival([0.47] * 3, [0.46] * 3, 0.04, images=10**9)["verdict"] == "broken"
+
+
+@pytest.mark.parametrize("alive", [torch.tensor([1, 1]), torch.tensor([True])])
+def test_what_does_not_fit_together_is_refused(alive):
+    with pytest.raises(ValueError, match="alive must be bool"):
+        defences.withstanding([], stands, alive, torch.ones(2, 1), torch.tensor([0, 0]))

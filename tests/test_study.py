@@ -395,7 +395,7 @@ class Group:
 
     def __init__(self, at_once: bool, *, record: bool = False):
         self.study = Study("p", "smoke", device="cpu", record=record)
-        self.study.together = at_once
+        self.study.at_once = at_once
         self.calls, self.epochs, self.stop_at = [], [], None
         generator = torch.Generator().manual_seed(0)
         labels = torch.randint(0, 2, (20,), generator=generator)
@@ -452,7 +452,7 @@ def same(results, expected):
 def test_the_first_network_that_is_opened_trains_all_that_are_missing_at_once(book, monkeypatch):
     group = Group(True)
     first = group.open(1)
-    assert group.calls == [([1, 0, 2, 3], list)]
+    assert group.calls == [([0, 1, 2, 3], list)]
     assert group.files() == [f"{seed}.safetensors" for seed in range(4)], "all are stored, and no checkpoint is left"
     rest = [group.open(seed) for seed in (0, 1, 2, 3)]
     again = [Group(True).open(seed) for seed in (0, 1, 2, 3)]
@@ -478,7 +478,7 @@ def test_networks_that_are_there_are_not_trained_again_with_the_missing_ones(boo
     stored = {p: p.read_bytes() for p in group.study.networks.iterdir()}
     group.calls.clear()
     results = [group.open(seed) for seed in (3, 0, 1, 2)]
-    assert group.calls == [([3, 1], list)]
+    assert group.calls == [([1, 3], list)]
     assert all(p.read_bytes() == content for p, content in stored.items())
     assert torch.equal(results[1][0], alone[1][0]) and torch.equal(results[3][0], alone[0][0])
     assert same([results[1], results[2], results[3], results[0]], one_by_one(book, monkeypatch))
@@ -503,7 +503,7 @@ def test_the_group_is_of_the_same_settings_and_arguments(book):
 
 @pytest.mark.parametrize("record", [False, True])
 def test_where_networks_do_not_train_at_once_each_is_trained_when_it_is_opened(book, record):
-    assert Study("p", "smoke", device="cpu").together is False
+    assert Study("p", "smoke", device="cpu").at_once is False
     group = Group(False, record=record)
     group.open(1)
     assert group.files() == ["1.safetensors"]
@@ -532,8 +532,8 @@ def test_an_interrupted_group_continues_at_the_next_opening(book, monkeypatch):
     assert same(results, one_by_one(book, monkeypatch))
 
 
-def test_an_interrupted_group_is_not_continued_with_fewer_networks(book, monkeypatch):
-    """Which networks a checkpoint is of stands in its name: of the four that were begun, one has come from elsewhere since."""
+def test_an_interrupted_group_goes_on_as_it_was_begun_whoever_opens_first(book, monkeypatch):
+    """Of the four that were begun, one has come from elsewhere since: it stays as it is."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     group = Group(True)
     group.stop_at = 3
@@ -541,10 +541,19 @@ def test_an_interrupted_group_is_not_continued_with_fewer_networks(book, monkeyp
         group.open(0)
     group.stop_at = None
     group.open(2, together=())
+    stored = group.handle(2).path.read_bytes()
     group.epochs.clear()
-    results = [group.open(seed) for seed in range(4)]
-    assert group.calls[2:] == [([0, 1, 3], list)] and group.epochs == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
-    assert same(results, one_by_one(book, monkeypatch))
+    results = [group.open(seed) for seed in (1, 0, 2, 3)]
+    assert group.calls[2:] == [([0, 1, 2, 3], list)] and group.epochs == [3] * 4 + [4] * 4
+    assert group.handle(2).path.read_bytes() == stored and group.files() == [f"{seed}.safetensors" for seed in range(4)]
+    assert same([results[i] for i in (1, 0, 2, 3)], one_by_one(book, monkeypatch))
+
+
+def test_only_the_seeds_that_are_asked_for_train_at_once(book):
+    group = Group(True)
+    group.study.seeds = [0, 2]
+    group.open(0)
+    assert group.calls == [([0, 2], list)]
 
 
 def test_a_row_names_the_network_it_used_and_not_those_that_were_trained_with_it(book):
@@ -559,9 +568,11 @@ def test_a_row_names_the_network_it_used_and_not_those_that_were_trained_with_it
     assert [[name.split("-")[2] for name in row["networks"]] for row in e.rows] == [["0"], ["0"], ["1"], ["1"]]
 
 
-def test_a_training_that_returns_another_number_of_histories_is_no_result(book):
+@pytest.mark.parametrize("histories", [[[{"loss": 0.0, "seconds": 1.0}]], [{"loss": 0.0, "seconds": 1.0}] * 4])
+def test_a_training_that_returns_another_number_of_histories_is_no_result(book, histories):
     group = Group(True)
     handle = group.handle(0)
-    handle.train = lambda networks, data, s, **_: [[{"loss": 0.0, "seconds": 1.0}]]
-    with pytest.raises(ValueError, match="argument"):
+    handle.train = lambda networks, data, s, **_: histories
+    with pytest.raises(TypeError, match="must return a history, a list of dicts, for each of 4 networks"):
         handle.open()
+    assert not group.study.networks.exists() or group.files() == []
