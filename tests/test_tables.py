@@ -226,6 +226,7 @@ def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
         "high": 0.62,
         "advertised": 0.78,
         "left": 0.77,
+        "margin": 0.05,
         "verdict": "survives",
     }
     html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, {}).data
