@@ -178,17 +178,22 @@ def weights_at_2(logits, y):
     return hr_weights(logits, y, alpha=2)
 
 
+MISSHAPEN = [
+    pytest.param(torch.zeros(4), torch.zeros(4).long(), r"logits must be \(N, K\)", id="one dimension"),
+    pytest.param(torch.zeros(4, 1), torch.zeros(4).long(), r"K >= 2, not \(4, 1\)", id="one class"),
+    pytest.param(torch.zeros(4, 3, 1), torch.zeros(4).long(), r"logits must be \(N, K\)", id="three dimensions"),
+    pytest.param(torch.zeros(4, 3), torch.zeros(3).long(), r"int64 of shape \(4,\), not torch.int64 \(3,\)", id="too few"),
+    pytest.param(torch.zeros(4, 3), torch.zeros(4, 1).long(), r"not torch.int64 \(4, 1\)", id="a column"),
+    pytest.param(torch.zeros(4, 3), torch.zeros(4), "labels must be int64 .* not torch.float32", id="float"),
+    pytest.param(torch.zeros(4, 3), torch.zeros(4).int(), "labels must be int64 .* not torch.int32", id="int32"),
+]
+
+
 @pytest.mark.parametrize("f", [check_labels, *LOSSES, hr_slope, weights_at_2])
 @pytest.mark.parametrize(
     ("logits", "y", "message"),
     [
-        pytest.param(torch.zeros(4), torch.zeros(4).long(), r"logits must be \(N, K\)", id="one dimension"),
-        pytest.param(torch.zeros(4, 1), torch.zeros(4).long(), r"K >= 2, not \(4, 1\)", id="one class"),
-        pytest.param(torch.zeros(4, 3, 1), torch.zeros(4).long(), r"logits must be \(N, K\)", id="three dimensions"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(3).long(), r"int64 of shape \(4,\), not torch.int64 \(3,\)", id="too few"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(4, 1).long(), r"not torch.int64 \(4, 1\)", id="a column"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(4), "labels must be int64 .* not torch.float32", id="float"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(4).int(), "labels must be int64 .* not torch.int32", id="int32"),
+        *MISSHAPEN,
         pytest.param(torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]), "from 0 to 3; the model has classes 0 to 2", id="too high"),
         pytest.param(torch.zeros(4, 3), torch.tensor([0, 1, -1, 2]), "labels run from -1 to 2", id="negative"),
     ],
@@ -354,15 +359,7 @@ def test_an_alpha_below_one_or_without_end_is_refused(f, alpha):
 @pytest.mark.parametrize("f", [check_shapes, at(hr_loss, 2), at(renyi_fit, 1)], ids=["check_shapes", "hr_loss", "renyi_fit"])
 @pytest.mark.parametrize(
     ("logits", "y", "message"),
-    [
-        pytest.param(torch.zeros(4), torch.zeros(4).long(), r"logits must be \(N, K\)", id="one dimension"),
-        pytest.param(torch.zeros(4, 1), torch.zeros(4).long(), r"K >= 2, not \(4, 1\)", id="one class"),
-        pytest.param(torch.zeros(4, 3, 1), torch.zeros(4).long(), r"logits must be \(N, K\)", id="three dimensions"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(3).long(), r"int64 of shape \(4,\), not torch.int64 \(3,\)", id="too few"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(4, 1).long(), r"not torch.int64 \(4, 1\)", id="a column"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(4), "labels must be int64 .* not torch.float32", id="float"),
-        pytest.param(torch.zeros(4, 3), torch.zeros(4).int(), "labels must be int64 .* not torch.int32", id="int32"),
-    ],
+    MISSHAPEN,
 )
 def test_shapes_that_do_not_fit_are_named(f, logits, y, message):
     with pytest.raises(ValueError, match=message):

@@ -518,12 +518,18 @@ def test_training_at_once_or_alone_leads_to_the_same_files(book):
     ]
 
 
-def test_an_interrupted_group_continues_at_the_next_opening(book, monkeypatch):
+def interrupted(monkeypatch):
+    """A group whose training stopped while its third epoch was measured."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     group = Group(True)
     group.stop_at = 3
     with pytest.raises(Interruption):
         group.open(0)
+    return group
+
+
+def test_an_interrupted_group_continues_at_the_next_opening(book, monkeypatch):
+    group = interrupted(monkeypatch)
     assert [p.name.rsplit(".", 2)[1:] for p in group.study.networks.iterdir()] == [["0-1-2-3", "checkpoint"]]
     later = Group(True)
     results = [later.open(seed) for seed in range(4)]
@@ -534,11 +540,7 @@ def test_an_interrupted_group_continues_at_the_next_opening(book, monkeypatch):
 
 def test_an_interrupted_group_goes_on_as_it_was_begun_whoever_opens_first(book, monkeypatch):
     """Of the four that were begun, one has come from elsewhere since: it stays as it is."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    group = Group(True)
-    group.stop_at = 3
-    with pytest.raises(Interruption):
-        group.open(0)
+    group = interrupted(monkeypatch)
     group.stop_at = None
     group.open(2, together=())
     stored = group.handle(2).path.read_bytes()
