@@ -8,7 +8,7 @@ import torch
 
 Tensor = torch.Tensor
 Model = Callable[[Tensor], Tensor]
-BATCH = {"cpu": 250, "cuda": 1000}  # what is fast: a larger one leaves a processor's cache
+BATCH = {"cpu": (250, 3_000_000), "cuda": (1000, 40_000_000)}  # images, values: a larger batch leaves a processor's cache
 
 
 @contextlib.contextmanager
@@ -32,9 +32,11 @@ def eval_mode(*models) -> Iterator[None]:
 def in_batches(f: Callable[..., Tensor], *tensors: Tensor, batch_size: int | None = None) -> Tensor:
     """f applied to slices of `batch_size` rows of the tensors, concatenated: memory for one batch, one call for the reader.
 
-    batch_size : by default what is fast on the tensors' device
+    batch_size : by default what is fast on the tensors' device for rows of the first tensor's size
     """
-    batch_size = BATCH.get(tensors[0].device.type, 1000) if batch_size is None else batch_size
+    if batch_size is None:
+        rows, values = BATCH.get(tensors[0].device.type, BATCH["cuda"])
+        batch_size = max(10, min(rows, values // max(1, tensors[0][:1].numel())))
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if len({len(t) for t in tensors}) != 1:

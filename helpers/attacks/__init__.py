@@ -28,6 +28,7 @@ from helpers.attacks.one_step import (
     random_noise,
     targeted_fgsm,
 )
+from helpers.attacks.universal import fooling_rate, targeted_gradient, universal, universal_gradient
 
 __all__ = [
     "adv_alpha",
@@ -37,6 +38,7 @@ __all__ = [
     "check_input",
     "deepfool",
     "fgsm",
+    "fooling_rate",
     "gradient",
     "logit_jacobian",
     "minimal_shift",
@@ -44,4 +46,7 @@ __all__ = [
     "pgd",
     "random_noise",
     "targeted_fgsm",
+    "targeted_gradient",
+    "universal",
+    "universal_gradient",
 ]

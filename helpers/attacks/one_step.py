@@ -33,11 +33,15 @@ def check_input(x: Tensor, y: Tensor, eps: float, clip: bool) -> None:
         raise ValueError("clip=True is for images (N, C, H, W); features have no range: pass clip=False")
 
 
-def checked_logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    logits = model(x)
+def check_logits(logits: Tensor, y: Tensor) -> None:
     check_labels(logits, y)
     if not logits.isfinite().all():
         raise ValueError("the model returned logits that are not finite")
+
+
+def checked_logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    logits = model(x)
+    check_logits(logits, y)
     return logits
 
 
@@ -123,11 +127,15 @@ def minimal_shift(gap: Tensor, rows: Tensor, norm: str = "l2") -> tuple[Tensor, 
     return step[:, None] * steepest(rows[pick], norm), j
 
 
-def logit_jacobian(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and their Jacobian ∂z_k/∂x (N, K, d) for the whole batch: one forward and K backward passes."""
+def logit_jacobian(model: Model, x: Tensor, y: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and their Jacobian ∂z_k/∂x (N, K, d) for the whole batch: one forward and K backward passes.
+
+    classes : (N, K) int64, the classes of each sample that are wanted, in this order, and y then an index into them; None: all
+    """
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        logits = checked_logits(model, x, y)
+        logits = model(x) if classes is None else model(x).gather(1, classes)
+        check_logits(logits, y)
         last = logits.shape[1] - 1
         rows = [torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k < last)[0].flatten(1) for k in range(last + 1)]
     return logits.detach(), checked_gradient(torch.stack(rows, dim=1))
