@@ -77,7 +77,7 @@ def deepfool(
 
 
 def _candidates(model: Model, x: Tensor, y: Tensor, number: int) -> Tensor:
-    """Each sample's own class, then its `number` rivals of the largest logits: (N, 1 + number), fewer if there are not as many."""
+    """Each sample's own class, then its `number` rivals of the largest logits: (N, 1 + number), or all there are."""
     with torch.no_grad(), eval_mode(model):
         logits = checked_logits(model, x, y)
     ordered = logits.scatter(1, y[:, None], torch.inf).argsort(dim=1, descending=True)
