@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ def fit(
     epochs: int,
     lr: float,
     batch_size: int = 100,
-    momentum: float = 0.9,
+    momentum: float | None = None,
+    optimiser: Callable[..., torch.optim.Optimizer] | None = None,
     parameters: list | None = None,
     clip: float | None = None,
     schedule: Schedule = linear,
@@ -44,11 +46,14 @@ def fit(
     checkpoint: Path | None = None,
     after_epoch: Callable[[int, nn.Module], dict | None] | None = None,
 ) -> list[dict] | list[list[dict]]:
-    """Minimise the objective by SGD; returns one dict per epoch.
+    """Minimise the objective by SGD, or another optimiser; returns one dict per epoch.
 
     model : trained in place, left in training mode. Or several of one architecture, with a seed each: they then train at once
         (`Together`), each as it would alone but for rounding, and a list of dicts per network returns. Several small networks
         leave a GPU less idle than one. Networks that draw random numbers, for dropout say, cannot train together
+    momentum : of SGD; None: 0.9
+    optimiser : (parameters, lr=...) -> torch optimiser, e.g. torch.optim.Adam, in place of SGD with momentum; the schedule scales
+        its lr. For several networks it must treat values one by one
     parameters : groups as torch's optimisers take them, e.g. with a weight_decay each; None: all, without weight decay
     clip : the largest L2 norm of a network's gradient over all its parameters; a longer one is shortened to it
     schedule : share of the training done, in [0, 1) -> factor of the learning rate
@@ -71,6 +76,8 @@ def fit(
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be a finite number above 0, or None for no clipping, not {clip}")
+    if momentum is not None and optimiser is not None:
+        raise ValueError("momentum is for SGD, the default: another optimiser brings its own, as functools.partial say")
     if len(data) == 0:
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
     if parameters is not None and not alone:
@@ -78,7 +85,8 @@ def fit(
     trainee = model if alone else Together(networks)
     torch.manual_seed(seeds[0])
     orders = [torch.Generator().manual_seed(s) for s in seeds]
-    optimiser = torch.optim.SGD(trainee.parameters() if parameters is None else parameters, lr=lr, momentum=momentum)
+    make = optimiser or partial(torch.optim.SGD, momentum=0.9 if momentum is None else momentum)
+    optimiser = make(trainee.parameters() if parameters is None else parameters, lr=lr)
     total = epochs * -(-len(data) // batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(schedule, min(step, total - 1) / total))
     history: list[list[dict]] = [[] for _ in networks]

@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -688,6 +689,65 @@ def test_networks_with_dropout_cannot_train_at_once(layer):
         together([nn.Sequential(nn.Flatten(), layer(0.5), nn.Linear(48, 3)).double() for _ in range(2)], seed=[0, 1])
     with pytest.raises(RuntimeError, match="random operation"):
         together([models.mlp(48, (5,), 3, dropout=0.5).double() for _ in range(2)], seed=[0, 1])
+
+
+# another optimiser
+
+
+def by_hand(make, epochs=3, lr=0.05):
+    """What `fit` must do with an optimiser: batches in the seed's order, the rate falling linearly."""
+    model, data, order = quiet(0), toy(), torch.Generator().manual_seed(0)
+    optimiser, step = make(model.parameters(), lr=lr), 0
+    for _ in range(epochs):
+        for index in torch.randperm(60, generator=order).split(16):
+            optimiser.param_groups[0]["lr"] = lr * (1 - step / (4 * epochs))
+            optimiser.zero_grad()
+            loss(model, data.images[index], data.labels[index]).backward()
+            optimiser.step()
+            step += 1
+    return state(model).detach()
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, partial(torch.optim.AdamW, betas=(0.5, 0.9)), torch.optim.SGD], ids=str)
+def test_another_optimiser_takes_the_steps(make):
+    trained, _ = fitted(quiet(0), optimiser=make, epochs=3, lr=0.05)
+    torch.testing.assert_close(trained, by_hand(make), rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(trained, fitted(quiet(0), epochs=3, lr=0.05)[0], atol=1e-3)
+
+
+def test_the_default_is_sgd_with_a_momentum_of_nine_tenths():
+    default = fitted()
+    for same in ({"momentum": 0.9}, {"momentum": None}, {"optimiser": partial(torch.optim.SGD, momentum=0.9)}):
+        again = fitted(**same)
+        assert torch.equal(default[0], again[0]) and default[1] == again[1]
+    assert not torch.equal(default[0], fitted(momentum=0.0)[0])
+
+
+def test_another_optimiser_brings_its_own_momentum():
+    for momentum in (0.0, 0.9):
+        with pytest.raises(ValueError, match="momentum is for SGD"):
+            fitted(optimiser=torch.optim.Adam, momentum=momentum)
+
+
+def test_another_optimiser_takes_parameter_groups_and_continues_from_a_checkpoint(checkpoint):
+    def options(model):
+        return {"optimiser": torch.optim.Adam, "parameters": [{"params": model[1].parameters()}], "checkpoint": checkpoint}
+
+    expected = network()
+    fitted(expected, **options(expected) | {"checkpoint": None})
+    assert torch.equal(expected[4].weight, network()[4].weight)
+    first, model = network(), network(7)
+    with pytest.raises(Interruption):
+        fitted(first, **options(first), after_epoch=stop_after(3))
+    fitted(model, **options(model))
+    assert torch.equal(state(model), state(expected))
+
+
+def test_networks_train_at_once_by_another_optimiser():
+    networks, expected = several(), several()
+    together(networks, optimiser=torch.optim.Adam, lr=0.01)
+    one_after_the_other(expected, optimiser=torch.optim.Adam, lr=0.01)
+    assert_same(networks, expected, rtol=1e-6)
 
 
 # what is refused
