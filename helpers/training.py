@@ -92,7 +92,7 @@ def fit(
     history: list[list[dict]] = [[] for _ in networks]
     parts = {"model": trainee, "optimiser": optimiser, "rate": rate}
     if checkpoint is not None and checkpoint.exists():
-        history = _resume(checkpoint, parts, orders, data.images.device)
+        history = resume(checkpoint, parts, orders, data.images.device)
         if not alone:
             trainee.unstack()
     saved = time.monotonic()
@@ -131,7 +131,7 @@ def fit(
                     raise ValueError(f"after_epoch must return None or a dict without loss and seconds, not {measured!r}")
                 past[-1] |= {name: float(value) for name, value in measured.items()}
         if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            _save(checkpoint, parts, orders, history)
+            save(checkpoint, parts, orders, history)
             saved = time.monotonic()
     return history[0] if alone else history
 
@@ -194,7 +194,12 @@ class Together(nn.Module):
                     value.copy_(tensors[name][i])
 
 
-def _save(path: Path, parts: dict, orders: list[torch.Generator], history: list[list[dict]]) -> None:
+def save(path: Path, parts: dict, orders: list[torch.Generator], history: list[list[dict]]) -> None:
+    """Write a checkpoint, whole or not at all: the states of the parts, of the orders, of torch's generators, and the history.
+
+    parts : name -> anything with a state_dict: networks, optimisers, schedules
+    raises RuntimeError for a disk that cannot take it
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"orders": [order.get_state() for order in orders], "rng": torch.get_rng_state(), "history": history}
@@ -209,7 +214,8 @@ def _save(path: Path, parts: dict, orders: list[torch.Generator], history: list[
         raise RuntimeError(f"could not write {path} ({error}): free some space, then start again") from error
 
 
-def _resume(path: Path, parts: dict, orders: list[torch.Generator], device: torch.device) -> list[list[dict]]:
+def resume(path: Path, parts: dict, orders: list[torch.Generator], device: torch.device) -> list[list[dict]]:
+    """Put all back as `save` found it; returns the history. raises RuntimeError for a file that is damaged or of other parts"""
     try:
         state = torch.load(path, weights_only=True, map_location=device)
         for name, part in parts.items():
