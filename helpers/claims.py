@@ -17,7 +17,7 @@ from scipy import stats
 CLAIMS = Path(__file__).resolve().parent.parent / "claims"
 COLUMNS = ("source", "row", "column", "value", "unit", "kind", "same_as", "predicate")
 UNITS = {"fraction": 1.0, "percent": 0.01}
-CAP = {"clean": 0.03, "attack": 0.05}  # M: the largest margin of a rate
+CAP = {"clean": 0.03, "attack": 0.05, "drop": 0.05}  # M: the largest margin of a rate, or of a difference of two
 FORMS = re.compile(r"(greater|equal|below)\(([^()]*)\)")
 
 
@@ -79,7 +79,7 @@ def margin_of(value: float, kind: str, half_unit: float = 0.0) -> float:
     """
     if kind not in (*CAP, "other"):
         raise ValueError(f"kind must be one of {', '.join(CAP)}, other, not {kind!r}")
-    rule = min(CAP[kind], max(0.003, 0.5 * min(value, 1 - value))) if kind in CAP else 0.1 * abs(value)
+    rule = min(CAP[kind], max(0.003, 0.5 * min(abs(value), 1 - value))) if kind in CAP else 0.1 * abs(value)
     return max(rule, 2 * half_unit)
 
 
@@ -115,7 +115,7 @@ def judge(
 
     value : text exactly as printed
     ours : one number per independently trained network, rates as fractions
-    kind : "clean" or "attack" (rates), or "other"
+    kind : "clean" or "attack" (rates), "drop" (of a rate below another, with its image_se), or "other"
     averaged : runs that the paper averaged
     images, paper_images, sampling : test images of each rate, ours and the paper's, and how they relate (`image_variance`)
     image_se : standard error from the images where it is not binomial (bootstrap; paired for drops)
@@ -125,7 +125,7 @@ def judge(
         raise ValueError("ours must be a non-empty sequence of finite numbers, one per network")
     paper, half_unit = printed(value, unit)
     n, mean, margin = len(ours), float(ours.mean()), margin_of(paper, kind, half_unit)
-    if kind in CAP and (ours.min() < 0 or ours.max() > 1):
+    if kind in CAP and (ours.min() < -(kind == "drop") or ours.max() > 1):
         raise ValueError(f"rates must be fractions in [0, 1], not {ours.min():g} to {ours.max():g}")
     if kind in CAP and image_se is None and not (images and images > 0):
         raise ValueError("a rate needs the number of test images that it was measured on")

@@ -29,6 +29,7 @@ SHA256 = {
     "VGG-19": "38b3dad1ff3daf60e82623322cda4ce2731dc6778bbb4ac5ca672623e18e974a",
     "VGG-F": "8636e6dca462e28580480bbc184c07b2eb5e35a523752e1236992550f03110f9",
 }
+NAMES = tuple(SHA256)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def load_perturbations(data_root: str | Path | None = None, device: str | torch.
     folder = Path(data_root or default_root()).expanduser() / NAME
     values = np.stack([_read(folder / f"{name}.mat", sha256) for name, sha256 in SHA256.items()])  # (P, 224, 224, 3), in 255ths
     tensors = torch.from_numpy(values).permute(0, 3, 1, 2).contiguous().to(device)
-    return Perturbations(tuple(SHA256), tensors.div_(255))
+    return Perturbations(NAMES, tensors.div_(255))
 
 
 def _read(path: Path, sha256: str) -> np.ndarray:

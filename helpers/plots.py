@@ -1,11 +1,14 @@
 """Figures: one palette, one size, legible on light and on dark pages."""
 
+import base64
+import io
 import json
 import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
+from PIL import Image
 
 # Okabe & Ito's palette, told apart with any colour vision; black is left out, it vanishes on a dark page
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#7A4FBF", "#8C564B")
@@ -148,7 +151,7 @@ def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classe
     """One slider over the attack's radius: per network the attacked image, the perturbation and the class probabilities.
 
     eps : (E,) radii; start : the one shown first
-    panels : {title: {"image": (E, H, W) in [0, 1], "shift": (E, H, W), "probability": (E, K)}}
+    panels : {title: {"image": (E, H, W) in [0, 1], or (E, 3, H, W) in colour, "shift": of the same shape, "probability": (E, K)}}
     """
     figure = go.Figure()
     width = 1 / len(panels)
@@ -157,12 +160,9 @@ def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classe
         out = []
         for number, a in enumerate(panels.values()):
             n = 3 * number + 1
-            grey = {"showscale": False, "hoverinfo": "skip", "colorscale": "Greys_r"}
-            out.append(go.Heatmap(z=_bytes(a["image"][step]), zmin=0, zmax=255, xaxis=f"x{n}", yaxis=f"y{n}", **grey))
-            shift = _bytes(0.5 + 0.5 * a["shift"][step] / max(abs(a["shift"]).max(), 1e-9))
-            out.append(
-                go.Heatmap(z=shift, zmin=0, zmax=255, xaxis=f"x{n + 1}", yaxis=f"y{n + 1}", **{**grey, "colorscale": "RdBu"})
-            )
+            shift = 0.5 + 0.5 * a["shift"][step] / max(abs(a["shift"]).max(), 1e-9)
+            out.append(_picture(a["image"][step], "Greys_r", xaxis=f"x{n}", yaxis=f"y{n}"))
+            out.append(_picture(shift, "RdBu", xaxis=f"x{n + 1}", yaxis=f"y{n + 1}"))
             out.append(
                 go.Bar(
                     x=list(classes),
@@ -222,6 +222,17 @@ def eps_slider(eps: np.ndarray, panels: dict[str, dict[str, np.ndarray]], classe
         "x": 0.02,
     }
     return _layout(figure, margin={"l": 10, "r": 10, "t": 40, "b": 10}, sliders=[slider], **axes)
+
+
+def _picture(image: np.ndarray, colours: str, **axes) -> go.Heatmap | go.Image:
+    """A grey image (H, W) in a scale of colours, or a colour image (3, H, W) as it is."""
+    if image.ndim == 2:
+        scale = {"zmin": 0, "zmax": 255, "showscale": False, "colorscale": colours}
+        return go.Heatmap(z=_bytes(image), hoverinfo="skip", **scale, **axes)
+    file = io.BytesIO()
+    Image.fromarray(_bytes(image.transpose(1, 2, 0))).save(file, "PNG")
+    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return go.Image(source=source, hoverinfo="skip", **axes)
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:

@@ -4,12 +4,15 @@ A number links to the rows behind it: `../results/<paper>/<profile>/<run>.jsonl#
 site turns it into a page that explains each row.
 """
 
+import base64
+import io
 import re
 from html import escape
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
+from PIL import Image
 
 from helpers import claims
 from helpers import rows as storage
@@ -66,6 +69,14 @@ def amount(value: float, printed: str = "", digits: int = 1) -> str:
 def without_zeros(text: str) -> str:
     """Rates in a text as they are printed in this field: 0.885 becomes .885."""
     return re.sub(r"\b0\.", ".", text)
+
+
+def picture(pixels: np.ndarray, alt: str) -> str:
+    """An image (H, W, 3) uint8 as an HTML image that brings its pixels along, to stand in a cell of `table`."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" width="{pixels.shape[1]}" height="{pixels.shape[0]}">'
 
 
 def means_table(

@@ -1,0 +1,48 @@
+"""Drops in place of accuracies: what can be compared where the clean accuracy cannot, on other images or another network."""
+
+from decimal import Decimal
+
+import pandas as pd
+
+from helpers import claims
+
+
+def drops(cells: pd.DataFrame, source: str, reference: tuple[str, str, str]) -> pd.DataFrame:
+    """The printed numbers of a source as drops below the one at `reference` (source, row, column), exactly: 75.85 − 55.25 is
+    "20.60". The reference itself is left out: its drop says nothing. Their kind is "drop", whose margin is that of an attack.
+
+    raises KeyError for a source without numbers, or a reference that is not printed
+    """
+    top = cells[(cells.source == reference[0]) & (cells.row == reference[1]) & (cells.column == reference[2])]
+    mine = cells[(cells.source == source) & (cells.kind != "sentence")].drop(top.index, errors="ignore")
+    if top.empty or mine.empty:
+        raise KeyError(f"the claims have no {'reference ' + '/'.join(reference) if top.empty else 'numbers from ' + source}")
+    if (mine.unit != top.unit.iloc[0]).any():
+        raise ValueError(f"{source} prints another unit than {'/'.join(reference)}")
+    return mine.assign(value=[str(Decimal(top.value.iloc[0]) - Decimal(v)) for v in mine.value], kind="drop")
+
+
+def compare(
+    cells: pd.DataFrame,
+    rows: pd.DataFrame,
+    source: str,
+    reference: tuple[str, str, str],
+    *,
+    row_axis: str,
+    images: int,
+    paper_images: int,
+) -> pd.DataFrame:
+    """As `claims.compare`, on drops: `rows` hold for each column c the metrics "drop c" and "se c", its standard error over
+    the images, paired. The paper's images are others, so their sampling counts too, with the same variance per image."""
+    wanted = drops(cells, source, reference)
+    mine = rows[[row_axis, "seed"]].copy()
+    for column in wanted.column.unique():
+        mine[column] = rows[f"drop {column}"]
+    # images are shared by all networks, so that the standard error does not shrink with their number
+    spread = (1 + images / paper_images) ** 0.5
+    lines = []
+    for cell in wanted.itertuples():
+        se = claims.by_seed(rows, row_axis, cell.row, f"se {cell.column}").mean() * spread
+        one = wanted[(wanted.row == cell.row) & (wanted.column == cell.column)]
+        lines.append(claims.compare(one, mine, source, row_axis=row_axis, image_se=se))
+    return pd.concat(lines, ignore_index=True)
