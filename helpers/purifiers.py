@@ -3,6 +3,7 @@
 Images are (N, C, H, W), float in [0, 1]. All but `jpeg` are differentiable, so that an attack can go through them.
 """
 
+import functools
 import io
 import math
 from collections.abc import Callable
@@ -197,8 +198,18 @@ class DownSample(nn.Module):
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
-        small = [max(1, round(self.share * side)) for side in x.shape[2:]]
-        return F.interpolate(F.interpolate(x, small, mode="bilinear", antialias=True), x.shape[2:], mode="bilinear")
+        height, width = (_down_and_up(side, self.share).to(x) for side in x.shape[2:])
+        return height @ x @ width.T
+
+
+@functools.cache
+def _down_and_up(side: int, share: float) -> Tensor:
+    """What it does to a column of pixels, as a matrix (side, side): two products with it cost an attack's backward pass a
+    hundredth of what the antialiasing interpolation's own gradient does on a CPU."""
+    small = max(1, round(share * side))
+    columns = torch.eye(side, dtype=torch.float64)[None, None]
+    down = F.interpolate(columns, (small, side), mode="bilinear", antialias=True)
+    return F.interpolate(down, (side, side), mode="bilinear")[0, 0]
 
 
 def jpeg(x: Tensor, quality: int = 95) -> Tensor:
