@@ -98,6 +98,7 @@ def pgd(
     target: Tensor | None = None,
     reject: bool = False,
     clip: bool = True,
+    stop: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Projected gradient ascent in the L2 or L∞ ball (Madry et al. 2018), with restarts; the strongest attack of this module.
@@ -109,6 +110,9 @@ def pgd(
     target : (N,) classes to go for; then z_target − z_y is maximised instead of the loss, and any wrong class still counts
     reject : whether the last class is a reject class. Being rejected is then no success: the loss sees `losses.merge_reject`
         of the logits, so the adversary has to rise above the true class and the reject class together
+
+    stop : False for a model that answers at random, of which one wrong answer is no success: no sample leaves the batch then,
+        and of each the iterate of highest loss returns
 
     A sample leaves the batch once it is misclassified. Of a sample that never is, the iterate of highest loss returns.
     """
@@ -143,7 +147,7 @@ def pgd(
                 else:
                     check_labels(logits, target[alive])
                     value = (logits.gather(1, target[alive, None]) - logits.gather(1, y[alive, None])).squeeze(1)
-                fooled = logits.argmax(dim=1) != y[alive]
+                fooled = (logits.argmax(dim=1) != y[alive]) & stop
                 better = fooled | (value.detach() > highest[alive])
                 best[alive[better]] = current.detach()[better]
                 highest[alive[better]] = value.detach()[better]
