@@ -249,12 +249,23 @@ def card(name: str) -> dict:
     return json.loads((WEIGHTS / f"{name}.json").read_text())
 
 
+def _architectures() -> dict:
+    """What the zoo can hold: networks, and the purifiers that are fitted or trained (their module stands above this one)."""
+    from helpers import purifiers
+
+    fitted = {c.__name__: c for c in (purifiers.PCA, purifiers.Autoencoder, purifiers.ConvAutoencoder)}
+    return ARCHITECTURES | fitted
+
+
 def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Sequential:
-    """The trained network `name` (e.g. "huang2015/lwa") in evaluation mode, float32, its parameters frozen: ready to attack."""
+    """The trained network `name` (e.g. "huang2015/lwa") in evaluation mode, float32, its parameters frozen: ready to attack.
+
+    Where the card names a network that it stands "before", it is a purifier: `nn.Sequential(it, load_pretrained(that))`
+    """
     from safetensors.torch import load_file
 
     about = card(name)
-    network = ARCHITECTURES[about["architecture"]["name"]](**about["architecture"]["arguments"])
+    network = _architectures()[about["architecture"]["name"]](**about["architecture"]["arguments"])
     state = load_file(WEIGHTS / f"{name}.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return network.eval().requires_grad_(False).to(device)
@@ -263,12 +274,12 @@ def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Sequ
 def save_pretrained(name: str, network: nn.Module, about: dict) -> Path:
     """Add a network to the zoo: `<name>.safetensors` in float16 and its card `<name>.json`. Returns the weights' path.
 
-    about : at least {"architecture": {"name": a key of ARCHITECTURES, "arguments": {...}}}
+    about : at least {"architecture": {"name": a key of ARCHITECTURES, or a purifier's class, "arguments": {...}}}
     """
     from safetensors.torch import save_file
 
-    if about["architecture"]["name"] not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}")
+    if about["architecture"]["name"] not in _architectures():
+        raise ValueError(f"architecture must be one of {', '.join(_architectures())}")
     path = WEIGHTS / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}

@@ -131,13 +131,18 @@ class Study:
         return Trained(self, name, build, train, settings, data, version, args, siblings)
 
     def publish(self, name: str, network: torch.nn.Module, test: datasets.Split, about: dict) -> None:
-        """When recording, add a network to the zoo, unless one of a better profile is there. about : see `save_pretrained`"""
+        """When recording, add a network to the zoo, unless one of a better profile is there.
+
+        about : see `save_pretrained`; {"before": the name of another one} for a purifier, whose accuracy is theirs together
+        """
         if not self.record or (
             name in models.zoo() and PROFILES.index(models.card(name)["profile"]) < PROFILES.index(self.profile)
         ):
             return
         made = {"paper": self.paper, "profile": self.profile, "commit": storage.commit()}
-        measured = {"test images": [test.name, len(test), test.digest], "clean accuracy": round(accuracy(network, *test.xy), 4)}
+        whole = [network, models.load_pretrained(about["before"], device=self.device)] if "before" in about else [network]
+        right = round(accuracy(torch.nn.Sequential(*whole), *test.xy), 4)
+        measured = {"test images": [test.name, len(test), test.digest], "clean accuracy": right}
         models.save_pretrained(name, network, {**about, **measured, **made})
 
 

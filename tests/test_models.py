@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import models
+from helpers import models, purifiers
 from helpers.data import DATASETS, default_root, held_out, load
 from helpers.metrics import accuracy, predict
 from helpers.models import (
@@ -498,6 +498,14 @@ def test_an_unknown_network_is_refused_with_the_known_ones(empty_zoo):
             f("paper/c")
 
 
+def test_a_purifier_comes_back_as_it_was_fitted(empty_zoo):
+    pca = purifiers.PCA.fit(torch.rand(9, 3, 4, 4), 0.9)
+    about = {"architecture": {"name": "PCA", "arguments": {"shape": [3, 4, 4], "units": len(pca.components)}}}
+    save_pretrained("paper/pca", pca, about)
+    x = torch.rand(5, 3, 4, 4)
+    torch.testing.assert_close(load_pretrained("paper/pca")(x), pca(x), rtol=0, atol=2e-3)
+
+
 def test_an_unknown_architecture_is_refused_before_anything_is_written(empty_zoo):
     with pytest.raises(ValueError, match="architecture must be one of mlp"):
         save_pretrained("a", mlp(4, (5, 6), 3), {"architecture": {"name": "transformer", "arguments": {}}})
@@ -524,18 +532,24 @@ def test_a_network_of_the_book_is_small_and_its_card_complete(name):
     assert all(v.isfinite().all() for v in load_pretrained(name).state_dict().values())
 
 
+def whole(name):
+    """A network of the zoo; a purifier together with the network that it stands before."""
+    before = card(name).get("before")
+    return nn.Sequential(load_pretrained(name), load_pretrained(before)).eval() if before else load_pretrained(name)
+
+
 @pytest.mark.parametrize("name", zoo())
 def test_a_network_of_the_book_is_as_accurate_as_its_card_says(name):
     about = card(name)
     split, size, digest = about["test images"]
-    whole, part = split.split("/")
-    dataset, _, divided = whole.partition(" ")  # "svhn test/test": a part that was held out of the only split at hand
+    source, part = split.split("/")
+    dataset, _, divided = source.partition(" ")  # "svhn test/test": a part that was held out of the only split at hand
     if not DATASETS[dataset].embedded and not (default_root() / f"{dataset}.npz").exists():
         pytest.skip(f"needs {dataset}: point BOOK_DATA at a folder with {dataset}.npz")
     test = held_out(load(dataset, divided), size, 0)[1] if divided else load(dataset, part)[:size]
     if test.digest != digest:
         pytest.skip(f"the {dataset}.npz that is here holds other images than the card's")
-    assert accuracy(load_pretrained(name), test.images, test.labels) == pytest.approx(about["clean accuracy"], abs=0.002)
+    assert accuracy(whole(name), test.images, test.labels) == pytest.approx(about["clean accuracy"], abs=0.002)
 
 
 @pytest.mark.parametrize("name", zoo())
@@ -543,7 +557,7 @@ def test_a_network_of_the_book_reads_digits_that_it_was_not_trained_on(name):
     about = card(name)
     tested_on = about["test images"][0]
     digits = load("digits_rgb" if any(name in tested_on for name in ("cifar", "rgb", "svhn")) else "digits", "test")
-    network = load_pretrained(name)
+    network = whole(name)
     assert predict(network, digits.images).shape == (500, about["architecture"]["arguments"].get("classes", 10))
     if "digit" in tested_on or "mnist" in tested_on:
         assert accuracy(network, digits.images, digits.labels) > 0.5
