@@ -118,7 +118,8 @@ def judge(
     kind : "clean" or "attack" (rates), "drop" (of a rate below another, with its image_se), or "other"
     averaged : runs that the paper averaged
     images, paper_images, sampling : test images of each rate, ours and the paper's, and how they relate (`image_variance`)
-    image_se : standard error from the images where it is not binomial (bootstrap; paired for drops)
+    image_se : standard error from our images where it is not binomial (bootstrap; paired for drops); with the number of `other`
+        images of both, theirs have the same variance per image
     """
     ours = np.asarray(ours, dtype=float)
     if ours.ndim != 1 or not len(ours) or not np.isfinite(ours).all():
@@ -131,7 +132,8 @@ def judge(
         raise ValueError("a rate needs the number of test images that it was measured on")
     spread = float(ours.std(ddof=1)) if n > 1 else 0.0
     if image_se is not None:
-        own = theirs = image_se**2
+        own, other = image_se**2, sampling == "other" and images and paper_images
+        theirs = own * (1 + images / paper_images if other else 1)
     elif kind in CAP:
         own, theirs = image_variance(mean, images, None, "other"), image_variance(mean, images, paper_images, sampling)
     else:

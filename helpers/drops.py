@@ -38,11 +38,10 @@ def compare(
     mine = rows[[row_axis, "seed"]].copy()
     for column in wanted.column.unique():
         mine[column] = rows[f"drop {column}"]
-    # images are shared by all networks, so that the standard error does not shrink with their number
-    spread = (1 + images / paper_images) ** 0.5
-    lines = []
+    lines, how = [], {"row_axis": row_axis, "images": images, "paper_images": paper_images}
     for cell in wanted.itertuples():
-        se = claims.by_seed(rows, row_axis, cell.row, f"se {cell.column}").mean() * spread
+        # of images that all networks share, so that it does not shrink with their number
+        se = claims.by_seed(rows, row_axis, cell.row, f"se {cell.column}").mean()
         one = wanted[(wanted.row == cell.row) & (wanted.column == cell.column)]
-        lines.append(claims.compare(one, mine, source, row_axis=row_axis, image_se=se))
+        lines.append(claims.compare(one, mine, source, image_se=se, **how))
     return pd.concat(lines, ignore_index=True)

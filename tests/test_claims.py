@@ -159,7 +159,7 @@ def test_a_number_is_not_told_more_finely_than_it_is_printed():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"kind": "atack"}, "kind must be one of clean, attack, other"),
+        ({"kind": "atack"}, "kind must be one of clean, attack, drop, other"),
         ({"images": 0}, "number of test images"),
         ({"images": None}, "number of test images"),
         ({"ours": [86.0, 85.0]}, "rates must be fractions"),

@@ -40,6 +40,7 @@ def universal(
     own = _classes_of(model, x, eps, norm, passes, batch_size)
     if not 0 < fooling <= 1:
         raise ValueError(f"fooling must lie in (0, 1], not {fooling}")
+    x = x.detach()
     v = torch.zeros_like(x[0])
     for _ in range(passes):
         for index in _order(x, generator).split(batch_size):
