@@ -1,7 +1,8 @@
 """Seconds of our attacks beside the passes that they need and beside other libraries: `make bench`.
 
 One network, one batch, one run. The contestants of a comparison take turns, so that whatever else the machine does slows all
-of them alike; medians count. Beside each time stands the accuracy that an attack leaves, scored by us at another batch size.
+of them alike; medians count. Beside each time stands the accuracy that an attack leaves, scored by us at another batch size;
+beside a universal perturbation's, the share of images whose class it changes, of those it was made from and of others.
 """
 
 import argparse
@@ -10,10 +11,11 @@ import statistics
 import time
 import warnings
 
+import numpy as np
 import torch
 from torch import nn
 
-from helpers.attacks import adv_alpha, adv_loss, deepfool, pgd
+from helpers.attacks import adv_alpha, adv_loss, deepfool, fooling_rate, pgd, universal, universal_gradient
 from helpers.data import load
 from helpers.metrics import accuracy, eval_mode, in_batches
 from helpers.models import lenet, mlp
@@ -52,6 +54,16 @@ def compare(title, contestants, repeats, model, x, y, norm="l2"):
             x_adv = torch.as_tensor(x_adv, device=x.device)
             row += f"{100 * accuracy(model, x_adv, y, batch_size=37):14.1f}%{length(x_adv - x, norm).median().item():12.3f}"
         print(row, flush=True)
+
+
+def compare_universal(title, contestants, repeats, model, x, held):
+    """As `compare`, for contestants that return a universal perturbation (C, H, W) made from x."""
+    print(f"\n{title}\n{'':34}{'ms':>9}{'ratio':>8}{'fooled':>9}{'held out':>10}{'largest':>9}")
+    outcome = timed(contestants, repeats, x.device)
+    first = next(iter(outcome.values()))[0]
+    for name, (seconds, v) in outcome.items():
+        rates = "".join(f"{100 * fooling_rate(model, images, v):{n}.1f}%" for images, n in ((x, 8), (held, 9)))
+        print(f"{name:34}{1000 * seconds:9.1f}{seconds / first:8.2f}{rates}{v.abs().max().item():9.3f}", flush=True)
 
 
 def bare(model, x, y, backward):
@@ -143,6 +155,29 @@ def main():
     for title, contestants in comparisons.items():
         if arguments.only in title:
             compare(title, contestants, repeats, model, x, y)
+
+    made_from, eps = train.images[:500].to(device), 0.2
+    title = f"Universal perturbation, L∞ {eps}, {len(made_from)} digits, one pass, DeepFool of 10 steps"
+
+    def arts():
+        attack = evasion.UniversalPerturbation(
+            classifier, attacker="deepfool", attacker_params={"max_iter": 10, "epsilon": 0.02, "verbose": False},
+            delta=1e-6, max_iter=1, eps=eps, norm=np.inf, verbose=False,
+        )  # fmt: skip
+        attack.generate(made_from.cpu().numpy())
+        return torch.from_numpy(attack.noise).to(device).view(made_from[0].shape)
+
+    def made(make, **options):
+        return lambda: make(model, made_from, eps=eps, generator=torch.Generator(device).manual_seed(0), **options)
+
+    if arguments.only in title:
+        universals = {
+            "universal": made(universal, passes=1, fooling=1.0),
+            "universal, one image at a time": made(universal, passes=1, fooling=1.0, batch_size=1),
+            "universal_gradient, five passes": made(universal_gradient),
+            "ART": arts,
+        }
+        compare_universal(title, universals, repeats, model, made_from, x)
 
     many, labels = (torch.cat([getattr(test, k), getattr(train, k)])[:1000].to(device) for k in ("images", "labels"))
     for name, network in {"LeNet": model, "MLP 784-1000-1000-10": mlp(784, (1000, 1000), 10).to(device)}.items():
