@@ -26,6 +26,7 @@ from helpers.attacks import (
     pgd,
     random_noise,
     targeted_fgsm,
+    targeted_gradient,
 )
 from helpers.data import load
 from helpers.losses import dlr_loss, least_likely, log_odds, margin
@@ -75,7 +76,7 @@ WITH_GRADIENT = [*ONE_STEP, *in_norms(pgd, "l2", "linf")]
 TARGETED = [InNorm(targeted_fgsm, "linf")]  # takes a class to go for as its y
 NOISE = in_norms(random_noise, "l2", "linf")
 ATTACKS = [*WITH_GRADIENT, *TARGETED, *NOISE]
-EVERY = [*ATTACKS, *in_norms(deepfool, *NORMS)]  # deepfool takes no eps
+EVERY = [*ATTACKS, *in_norms(deepfool, *NORMS), InNorm(targeted_gradient, "linf")]  # deepfool takes no eps
 RUN_THE_MODEL = [a for a in EVERY if a not in NOISE]
 BOTH_NORMS = pytest.mark.parametrize("norm", ["l2", "linf"])
 ALL_NORMS = pytest.mark.parametrize("norm", NORMS)
@@ -534,7 +535,7 @@ def test_float32_and_float64_agree(attack):
 @over(EVERY)
 def test_features_are_attacked_like_images(attack):
     model, x = linear(normal(3, 5)), 10 * normal(7, 5, seed=1)
-    y = predicted(model, x)
+    y = (predicted(model, x) + (attack.attack is targeted_gradient)) % 3  # where its target is sure already it stays
     x_adv = attack(model, x, y, eps=1e-3, clip=False)
     assert x_adv.shape == x.shape
     assert (x_adv != x).any(dim=1).all()

@@ -1,10 +1,14 @@
 """Tables and figures: what a reader sees is what the verdicts say, escaped, linked and the same at every build."""
 
+import base64
+import io
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from helpers import plots, tables
 
@@ -214,6 +218,58 @@ def test_the_slider_has_a_frame_for_each_radius_and_begins_where_it_is_told():
     figure = plots.eps_slider(eps, {"Normal": panel}, ("0", "1"), start=1.0)
     assert [f.name for f in figure.frames] == ["0", "1", "2"] and figure.layout.sliders[0].active == 1
     assert list(figure.data[2].y) == [0.2, 0.2] and list(figure.frames[2].data[2].y) == [0.3, 0.3]
+
+
+def scene(height=48, width=64):
+    """A smooth picture, red growing to the right, green downwards; blue is missing."""
+    red, green = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    return np.stack([red, green, 0 * red], axis=-1)
+
+
+def decoded(uri, kind):
+    head, _, data = uri.partition(";base64,")
+    assert head == f"data:image/{kind}"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
+
+
+def test_the_slider_shows_colour_images_as_they_are_and_shifts_about_grey():
+    image = scene().transpose(2, 0, 1)
+    shift = np.zeros((3, 48, 64))
+    shift[0, 5, 7], shift[2, 6, 8] = 0.1, -0.05
+    stack = np.stack([image - 0.5, image])  # what leaves the range is clipped
+    panel = {"image": stack, "shift": np.stack([shift, 2 * shift]), "probability": np.full((2, 2), 0.5)}
+    figure = plots.eps_slider(np.array([0.0, 1.0]), {"A": panel, "B": panel}, ("x", "y"), start=1.0)
+    assert [t.type for t in figure.data] == 2 * ["image", "image", "bar"]
+    assert [(t.xaxis, t.yaxis) for t in figure.data] == [(f"x{n}", f"y{n}") for n in ("", 2, 3, 4, 5, 6)]
+    for frame, values in zip(figure.frames, stack, strict=True):
+        pixels = decoded(frame.data[0].source, "png")
+        assert pixels.shape == (48, 64, 3)
+        np.testing.assert_allclose(pixels, 255 * np.clip(values, 0, 1).transpose(1, 2, 0), atol=0.51)
+    assert figure.data[0].source == figure.frames[1].data[0].source == figure.data[3].source
+    half, whole = (decoded(frame.data[1].source, "png") for frame in figure.frames)  # one scale for all radii
+    assert half[5, 7].tolist() == [191, 128, 128] and whole[5, 7].tolist() == [255, 128, 128]
+    assert half[6, 8].tolist() == [128, 128, 96] and whole[6, 8].tolist() == [128, 128, 64]
+    assert (np.delete(whole.reshape(-1, 3), [5 * 64 + 7, 6 * 64 + 8], axis=0) == 128).all()
+    assert len(figure.data[0].source) < 10_000 and figure.layout.yaxis.autorange == "reversed"
+
+
+def test_the_slider_shows_grey_images_in_bytes_and_no_shift_in_white():
+    panel = {"image": np.full((1, 4, 5), 0.5), "shift": np.zeros((1, 4, 5)), "probability": np.full((1, 2), 0.5)}
+    grey, shift, _ = plots.eps_slider(np.array([0.0]), {"A": panel}, ("x", "y"), start=0.0).data
+    assert grey.type == shift.type == "heatmap" and (grey.zmin, grey.zmax) == (0, 255)
+    assert np.array(grey.z).shape == (4, 5) and (np.array(grey.z) == 128).all() and (np.array(shift.z) == 128).all()
+
+
+def test_a_picture_brings_its_pixels_along_and_its_words_escaped():
+    pixels = (255 * scene(224, 200)).round().astype(np.uint8)
+    html = tables.picture(pixels, 'a "b" <c> & d')
+    assert html.startswith("<img ") and html.count("<") == html.count(">") == 1
+    attributes = dict(re.findall(r'(\w+)="([^"]*)"', html))
+    assert attributes.keys() == {"alt", "src", "width", "height"}
+    assert attributes["alt"] == "a &quot;b&quot; &lt;c&gt; &amp; d"
+    assert (attributes["width"], attributes["height"]) == ("200", "224")
+    back = decoded(attributes["src"], "jpeg")
+    assert back.shape == pixels.shape and abs(back.astype(int) - pixels).mean() < 3 and len(html) < 10_000
 
 
 def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
