@@ -59,7 +59,7 @@ def default_root() -> Path:
 
 
 def load(name: str, split: str, *, data_root: str | Path | None = None, device: str | torch.device = "cpu") -> Split:
-    """One split of a dataset, whole, on `device`; downloaded with a checksum and cached the first time.
+    """One split of a dataset, whole, on `device`; downloaded, checked and cached the first time.
 
     raises ValueError for an unknown name or split, listing the known ones; DataError for a split that the cache lacks, a
     damaged or wrong cache file, or a download that fails
