@@ -7,7 +7,7 @@ import pandas as pd
 from helpers import claims
 
 
-def drops(cells: pd.DataFrame, source: str, reference: tuple[str, str, str]) -> pd.DataFrame:
+def as_drops(cells: pd.DataFrame, source: str, reference: tuple[str, str, str]) -> pd.DataFrame:
     """The printed numbers of a source as drops below the one at `reference` (source, row, column), exactly: 75.85 − 55.25 is
     "20.60". The reference itself is left out: its drop says nothing. Their kind is "drop", whose margin is that of an attack.
 
@@ -34,7 +34,7 @@ def compare(
 ) -> pd.DataFrame:
     """As `claims.compare`, on drops: `rows` hold for each column c the metrics "drop c" and "se c", its standard error over
     the images, paired. The paper's images are others, so their sampling counts too, with the same variance per image."""
-    wanted = drops(cells, source, reference)
+    wanted = as_drops(cells, source, reference)
     mine = rows[[row_axis, "seed"]].copy()
     for column in wanted.column.unique():
         mine[column] = rows[f"drop {column}"]

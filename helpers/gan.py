@@ -99,8 +99,7 @@ def fit_gan(
     """Train both by turns, a step of Adam each per batch, at a rate that falls linearly to 0; returns one dict per epoch.
 
     The discriminator minimises −log D(x) − log(1 − D(G(z))). Of the generator's two losses (Goodfellow et al. 2014, §3) this is
-    −log D(G(z)), which does not saturate while the discriminator is far ahead. In equation (2) of Liang, Hayes & Althoff 2017 the
-    minimum is over C for G, a subscript is missing, and the right second term is log(1 − D(G(z))), not log D(1 − D(G(z))).
+    −log D(G(z)), which does not saturate while the discriminator is far ahead.
 
     gan : trained in place, left in training mode
     seed : decides the order of the batches and the latents; torch's global generator, which draws those, is seeded too

@@ -257,7 +257,7 @@ def _architectures() -> dict:
     return ARCHITECTURES | fitted
 
 
-def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Sequential:
+def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Module:
     """The trained network `name` (e.g. "huang2015/lwa") in evaluation mode, float32, its parameters frozen: ready to attack.
 
     Where the card names a network that it stands "before", it is a purifier: `nn.Sequential(it, load_pretrained(that))`

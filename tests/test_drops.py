@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from helpers import claims
-from helpers.drops import compare, drops
+from helpers.drops import as_drops, compare
 
 CLEAN = ("Table 1", "Control", "Original")
 PRINTED = {  # (source, row): {column: value}
@@ -31,14 +31,14 @@ def rows(drop, se=0.004, row="Noise", column="Universal"):
 
 
 def test_drops_are_subtracted_in_decimals_and_the_reference_is_left_out():
-    below = drops(cells(), "Table 1", CLEAN)
+    below = as_drops(cells(), "Table 1", CLEAN)
     assert below[["row", "column", "value"]].to_numpy().tolist() == [
         ["Control", "Universal", "20.60"],  # 75.85 − 55.25 is 20.599999999999994 in floats
         ["Noise", "Original", "0.10"],
         ["Noise", "Universal", "-0.25"],
     ]
     assert (below.kind == "drop").all() and (below.unit == "percent").all() and (below.source == "Table 1").all()
-    assert drops(cells(), "Table 2", CLEAN).value.tolist() == ["5.55"], "of another table too, with the digits of the finer"
+    assert as_drops(cells(), "Table 2", CLEAN).value.tolist() == ["5.55"], "of another table too, with the digits of the finer"
 
 
 def test_the_claims_stay_as_they_are():
@@ -65,7 +65,7 @@ def test_the_papers_own_drops():
 )
 def test_what_is_not_printed_has_no_drops(source, reference, message):
     with pytest.raises(KeyError, match=message):
-        drops(cells(), source, reference)
+        as_drops(cells(), source, reference)
 
 
 def test_a_source_of_sentences_or_of_the_reference_alone_has_no_drops():
