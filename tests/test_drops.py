@@ -44,13 +44,13 @@ def test_drops_are_subtracted_in_decimals_and_the_reference_is_left_out():
 def test_the_claims_stay_as_they_are():
     before = cells()
     given = before.copy()
-    drops(given, "Table 1", CLEAN)
+    as_drops(given, "Table 1", CLEAN)
     pd.testing.assert_frame_equal(given, before)
 
 
 def test_the_papers_own_drops():
     read = claims.read("liang2017")
-    below = drops(read, "Table 1", CLEAN).set_index(["row", "column"]).value
+    below = as_drops(read, "Table 1", CLEAN).set_index(["row", "column"]).value
     assert len(below) == 7 and below["Control", "Universal"] == "20.60" and below["Downsampling", "Universal"] == "21.55"
     assert below["PCA", "Original"] == "52.50" and below["Additive Noise", "Original"] == "2.80"
 
@@ -72,7 +72,7 @@ def test_a_source_of_sentences_or_of_the_reference_alone_has_no_drops():
     for one in (cells().iloc[-1:].assign(source="Table 3"), cells({("Table 3", "A"): {"Original": "7"}}).iloc[:1]):
         reference = ("Table 3", "A", "Original") if len(one) == 1 and one.kind.iloc[0] != "sentence" else CLEAN
         with pytest.raises(KeyError, match="no numbers from Table 3"):
-            drops(pd.concat([cells(), one], ignore_index=True), "Table 3", reference)
+            as_drops(pd.concat([cells(), one], ignore_index=True), "Table 3", reference)
 
 
 def test_numbers_in_another_unit_are_refused():
@@ -80,7 +80,7 @@ def test_numbers_in_another_unit_are_refused():
     mixed.loc[mixed.row == "Noise", "unit"] = "fraction"
     for source in ("Table 1", "Table 2"):
         with pytest.raises(ValueError, match=f"{source} prints another unit than Table 1/Control/Original"):
-            drops(mixed, source, CLEAN)
+            as_drops(mixed, source, CLEAN)
 
 
 # verdicts
