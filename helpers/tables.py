@@ -7,6 +7,7 @@ site turns it into a page that explains each row.
 import base64
 import io
 import re
+from collections.abc import Callable
 from html import escape
 
 import numpy as np
@@ -136,11 +137,18 @@ def beside(cells: pd.DataFrame, source: str, words: str) -> dict[tuple[str, str]
     return {(c.row, c.column): f"{words} {without_zeros(c.value)}" for c in mine.itertuples()}
 
 
-def paper_table(result: pd.DataFrame, experiment, declared: dict, also: dict[tuple[str, str], str] | None = None) -> HTML:
+def paper_table(
+    result: pd.DataFrame,
+    experiment,
+    declared: dict,
+    also: dict[tuple[str, str], str] | None = None,
+    group: Callable[[str], str] = str,
+) -> HTML:
     """The paper's table with our number, its 95 % interval and a verdict in each cell; each number links to its rows.
 
     result : of `claims.compare`; declared : what the paper says of its settings, as in `claims.reduced`
     also : further words under a cell, by (row, column)
+    group : of a row of the table, the rows of the experiment that it links to; "" for all of them
     """
     fullest = max((cells for _, cells in result.groupby("row", sort=False)), key=len)  # its order is the paper's
     columns = list(dict.fromkeys([*fullest.column, *result.column]))
@@ -152,7 +160,7 @@ def paper_table(result: pd.DataFrame, experiment, declared: dict, also: dict[tup
                 line.append("–")  # the paper prints nothing here
                 continue
             c = cells[cells.column == column].iloc[0]
-            ours = rows_link(experiment, row, f"<b>{amount(c.ours, c.printed)}</b> ± {amount(c.half, c.printed)}")
+            ours = rows_link(experiment, group(row), f"<b>{amount(c.ours, c.printed)}</b> ± {amount(c.half, c.printed)}")
             words = (also or {}).get((row, column))
             more = f'<span class="paper">{escape(words)}</span><br>' if words else ""
             line.append(f'{ours}<br><span class="paper">paper {without_zeros(c.printed)}</span><br>{more}{mark(c.verdict)}')
