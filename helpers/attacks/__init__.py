@@ -28,6 +28,7 @@ from helpers.attacks.one_step import (
     random_noise,
     targeted_fgsm,
 )
+from helpers.attacks.ood import eight_bit, mape, ood_attack, squared_distance
 from helpers.attacks.universal import fooling_rate, targeted_gradient, universal, universal_gradient
 
 __all__ = [
@@ -37,14 +38,18 @@ __all__ = [
     "adv_loss_sign",
     "check_input",
     "deepfool",
+    "eight_bit",
     "fgsm",
     "fooling_rate",
     "gradient",
     "logit_jacobian",
+    "mape",
     "minimal_shift",
     "minus_log_odds",
+    "ood_attack",
     "pgd",
     "random_noise",
+    "squared_distance",
     "targeted_fgsm",
     "targeted_gradient",
     "universal",

@@ -1,0 +1,122 @@
+"""The attack on what detects inputs out of distribution: an image of something else that an encoder cannot tell from one of its
+own (Liang et al. 2020). Nothing here knows a class: what is attacked is any function of images."""
+
+from collections.abc import Callable
+
+import torch
+
+from helpers.attacks.one_step import check_input, checked_gradient
+from helpers.metrics import eval_mode, in_batches
+from helpers.norms import check_norm, project, random_in_ball, steepest
+
+Tensor = torch.Tensor
+Encoder = Callable[[Tensor], Tensor]
+BETAS, TINY = (0.9, 0.999), 1e-8  # Adamax as Kingma & Ba 2015 set it
+
+
+def mape(z: Tensor, z_in: Tensor) -> Tensor:
+    """mean |z − z_in| / max |z_in| over a sample's values: (N, ...) twice -> (N,), a fraction (Liang et al. 2020, section 3).
+
+    The paper calls it mean absolute percentage error, though it divides by the largest value, not by each.
+    """
+    if z.shape != z_in.shape or z.ndim < 1:
+        raise ValueError(f"two batches of codes of one shape are wanted, not {tuple(z.shape)} and {tuple(z_in.shape)}")
+    z, z_in = z.reshape(len(z), -1), z_in.reshape(len(z_in), -1)
+    return (z - z_in).abs().mean(dim=1) / z_in.abs().amax(dim=1).clamp_min(torch.finfo(z_in.dtype).tiny)
+
+
+def squared_distance(z: Tensor, z_in: Tensor) -> Tensor:
+    """‖z − z_in‖² per sample: (N,), the loss J of Algorithm 1."""
+    return (z - z_in).reshape(len(z), -1).square().sum(dim=1)
+
+
+def eight_bit(x: Tensor) -> Tensor:
+    """Images as a PNG file would hold them: each value rounded to the nearest of 0, 1/255, ..., 1."""
+    return x.mul(255).round_().div_(255)
+
+
+def ood_attack(
+    encoder: Encoder,
+    x_in: Tensor,
+    x_init: Tensor,
+    *,
+    eps: float,
+    steps: int = 100,
+    lr: float | None = None,
+    norm: str = "l2",
+    stop: float | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = squared_distance,
+    schedule: Callable[[float], float] | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    callback: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """OOD attack on an encoder (Liang et al. 2020, Algorithm 1): near x_init, an image with the code of x_in.
+
+    encoder : images -> (N, ...) codes: features, logits, a detector's score, a likelihood; a sample's code must not depend on
+        its batch
+    x_in : (N, C, H, W) images in [0, 1] of the distribution
+    x_init : what to start from, out of it: (C, H, W), or one for each x_in
+    eps : radius of the ball around x_init that the result stays in, beside [0, 1]; norm : "l2" or "linf"
+    steps : at most; of each sample the best iterate by its loss returns
+    lr : of Adamax, per value; eps / 100 if not given, as in the paper. It is fed each sample's gradient divided by its L2 norm
+        (with "linf" its sign), and the projected perturbation is written back
+    stop : a sample whose `mape` is below leaves the batch; None: all take all steps
+    loss : (codes, codes of x_in) -> (N,), minimised; another one than the distance leads elsewhere, past the codes say
+    schedule : share of the steps taken -> factor of lr; None: constant, as in Algorithm 1
+    generator : of the random start; None: torch's own. The authors' start is uniform in ±eps per value and then brought into the
+        ball, so for "l2" nearly always on its surface
+    batch_size : how many are attacked at once; None: what is fast. Each sample's way is the same in any batch but for rounding
+    callback : (step, indices, images, mape) of the samples still in the batch, before each step and after the last
+
+    Returned are detached images like x_in. raises ValueError for a negative or non-finite eps or lr, an empty batch, NaN or
+    pixels out of range, shapes that do not fit, codes or gradients that are not finite
+    """
+    x_init = x_init.expand_as(x_in) if x_init.ndim == x_in.ndim - 1 else x_init
+    for x in (x_in, x_init):
+        check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True)
+    if x_init.shape != x_in.shape:
+        raise ValueError(f"x_init must be one image or as many as x_in {tuple(x_in.shape)}, not {tuple(x_init.shape)}")
+    check_norm(norm, ("l2", "linf"))
+    lr = eps / 100 if lr is None else lr
+    if steps < 1 or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
+        raise ValueError(f"steps must be at least 1, lr finite and >= 0, stop >= 0 or None, not {steps}, {lr} and {stop}")
+    factor = schedule or (lambda share: 1.0)
+
+    def batch(x_in: Tensor, x_init: Tensor, index: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = _checked(encoder(x_in), len(x_in))
+        now = (x_init + project(random_in_ball(x_init, eps, "linf", generator), eps, norm)).clamp_(0, 1)
+        mean, largest = torch.zeros_like(now), torch.zeros_like(now)  # Adamax's moments
+        best, lowest = now.clone(), torch.full((len(now),), torch.inf, device=now.device, dtype=wanted.dtype)
+        alive = torch.arange(len(now), device=now.device)
+        for step in range(steps + 1):
+            now = now.detach().requires_grad_()
+            codes = _checked(encoder(now), len(now))
+            value, error = loss(codes, wanted[alive]), mape(codes.detach(), wanted[alive])
+            better = value.detach() < lowest[alive]
+            best[alive[better]], lowest[alive[better]] = now.detach()[better], value.detach()[better]
+            if callback is not None:
+                callback(step, index[alive], now.detach(), error)
+            left = torch.ones_like(better) if stop is None else error >= stop
+            if step == steps or not left.any():
+                break
+            g = steepest(checked_gradient(torch.autograd.grad(value.sum(), now)[0])[left], norm)
+            alive, start, moved = alive[left], x_init[alive[left]], now.detach()[left]
+            mean = mean[left].lerp_(g, 1 - BETAS[0])
+            largest = torch.maximum(BETAS[1] * largest[left], g.abs() + TINY)
+            moved -= lr * factor(step / steps) / (1 - BETAS[0] ** (step + 1)) * mean / largest
+            now = (start + project(moved - start, eps, norm)).clamp_(0, 1)
+        return best
+
+    with eval_mode(encoder), torch.enable_grad():
+        everyone = torch.arange(len(x_in), device=x_in.device)
+        return in_batches(batch, x_in.detach(), x_init.detach(), everyone, batch_size=batch_size)
+
+
+def _checked(codes: Tensor, number: int) -> Tensor:
+    if codes.ndim < 1 or len(codes) != number:
+        raise ValueError(f"the encoder must return one code for each of the {number} images, not {tuple(codes.shape)}")
+    if not codes.isfinite().all():
+        raise ValueError("the encoder returned codes that are not finite: there is nothing to match")
+    return codes

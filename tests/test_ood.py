@@ -1,0 +1,168 @@
+"""The OOD attack: Algorithm 1 by hand with torch's own Adamax, the ball, early leaving, errors."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import attacks, models
+from helpers.norms import length, project, steepest
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return models.cnn((8, 8), hidden=16).eval().requires_grad_(False)[:-1]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(f, x_in, x_init, eps, steps, norm, seed):
+    """Algorithm 1 for one batch, by torch.optim.Adamax on the perturbation; the last iterate."""
+    wanted, rng = f(x_in).detach(), torch.Generator().manual_seed(seed)
+    noise = project(eps * (2 * torch.rand(x_init.shape, generator=rng) - 1), eps, norm)
+    delta = ((x_init + noise).clamp(0, 1) - x_init).requires_grad_()
+    adamax = torch.optim.Adamax([delta], lr=eps / 100)
+    for _ in range(steps):
+        x = (x_init + delta.detach()).requires_grad_()
+        loss = (f(x) - wanted).square().sum()
+        delta.grad = steepest(torch.autograd.grad(loss, x)[0], norm)
+        adamax.step()
+        with torch.no_grad():
+            delta.copy_((x_init + project(delta, eps, norm)).clamp(0, 1) - x_init)
+    return (x_init + delta).detach()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 4.0), ("linf", 0.1)])
+def test_is_algorithm_1_with_adamax(encoder, images, norm, eps):
+    seen = {}
+
+    def keep(step, index, x, error):
+        seen[step] = x
+
+    x_in, x_init = images
+    attacks.ood_attack(
+        *(encoder, x_in, x_init), eps=eps, steps=12, norm=norm, callback=keep, generator=torch.Generator().manual_seed(3)
+    )
+    torch.testing.assert_close(seen[12], by_hand(encoder, x_in, x_init, eps, 12, norm, 3), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 3.0), ("linf", 0.05)])
+def test_stays_in_ball_and_range_and_comes_near(encoder, images, norm, eps):
+    x_in, x_init = images
+    x = attacks.ood_attack(encoder, x_in, x_init, eps=eps, steps=40, norm=norm, generator=torch.Generator().manual_seed(0))
+    assert length(x - x_init, norm).max() <= eps * (1 + 1e-5)
+    assert x.min() >= 0 and x.max() <= 1 and not x.requires_grad
+    before, after = (attacks.mape(encoder(v), encoder(x_in)) for v in (x_init, x))
+    assert (after < 0.7 * before).all() and after.median() < 0.4 * before.median()
+
+
+def test_returns_the_best_iterate_of_each_sample(encoder, images):
+    values = []
+
+    def keep(step, index, x, error):
+        values.append(attacks.squared_distance(encoder(x), encoder(images[0])))
+
+    x = attacks.ood_attack(encoder, *images, eps=2.0, steps=15, lr=0.3, callback=keep)
+    torch.testing.assert_close(attacks.squared_distance(encoder(x), encoder(images[0])), torch.stack(values).amin(dim=0))
+
+
+def test_finished_samples_leave_and_the_others_are_not_disturbed(encoder, images):
+    sizes, where = [], []
+
+    def keep(step, index, x, error):
+        sizes.append(len(index))
+        where.append(index)
+
+    kwargs = {"eps": 4.0, "steps": 40}
+    x = attacks.ood_attack(encoder, *images, stop=0.03, callback=keep, generator=torch.Generator().manual_seed(0), **kwargs)
+    assert sizes[0] == 6 and sizes[-1] < 6 and sorted(sizes, reverse=True) == sizes
+    errors = attacks.mape(encoder(x), encoder(images[0]))
+    gone = torch.ones(6, dtype=torch.bool)
+    gone[where[-1]] = False
+    assert gone.any() and (errors[gone] < 0.03).all()
+    if (~gone).any():
+        alone = attacks.ood_attack(encoder, *images, generator=torch.Generator().manual_seed(0), **kwargs)
+        assert (attacks.mape(encoder(alone), encoder(images[0])) <= errors + 1e-4).all()
+
+
+def test_one_start_for_all_and_batches_of_any_size(encoder, images):
+    x_in, x_init = images[0], images[1, 0]
+    whole = attacks.ood_attack(encoder, x_in, x_init, eps=2.0, steps=8, generator=torch.Generator().manual_seed(0))
+    named = []
+    parts = attacks.ood_attack(
+        *(encoder, x_in, x_init),
+        eps=2.0,
+        steps=8,
+        batch_size=2,
+        generator=torch.Generator().manual_seed(0),
+        callback=lambda step, index, x, error: named.extend(index.tolist()),
+    )
+    torch.testing.assert_close(whole, parts, atol=1e-5, rtol=0)
+    assert sorted(set(named)) == list(range(6))
+
+
+def test_another_loss_goes_past_the_codes(encoder, images):
+    def score(x):
+        return encoder(x).sum(dim=1)
+
+    x_in, x_init = images
+    matched = attacks.ood_attack(score, x_in, x_init, eps=3.0, steps=30, stop=1e-4)
+    past = attacks.ood_attack(score, x_in, x_init, eps=3.0, steps=30, loss=lambda z, z_in: -z)
+    assert (score(past) > score(matched)).all()
+
+
+def test_schedule_scales_the_rate(encoder, images):
+    still = attacks.ood_attack(encoder, *images, eps=1.0, steps=3, schedule=lambda share: 0.0, batch_size=6)
+    assert length(still - images[1]).max() <= 1.0001 and length(still - images[1]).min() > 0.5
+    constant, falling = (
+        attacks.mape(encoder(attacks.ood_attack(encoder, *images, eps=4.0, steps=60, schedule=s)), encoder(images[0]))
+        for s in (None, lambda share: 1 - share)
+    )
+    assert falling.median() < constant.median()
+
+
+def test_float64_and_restored_training_mode(images):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3072, 5)).double().train()
+    x = attacks.ood_attack(network, *images.double(), eps=1.0, steps=3)
+    assert x.dtype == torch.float64 and network.training
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_mape_is_the_papers(images):
+    z, z_in = np.array([[1.0, -2.0, 4.0]]), np.array([[2.0, -4.0, 4.0]])
+    assert attacks.mape(torch.tensor(z), torch.tensor(z_in)).item() == pytest.approx(np.abs(z - z_in).mean() / 4)
+    assert attacks.mape(torch.tensor([3.0]), torch.tensor([2.0])).item() == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="one shape"):
+        attacks.mape(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_eight_bit_rounds_to_what_a_png_holds(images):
+    saved = (images[0].numpy() * 255).round().astype(np.uint8)
+    np.testing.assert_allclose(attacks.eight_bit(images[0]).numpy(), saved / np.float32(255), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": -1.0}, "eps"),
+        ({"lr": float("nan")}, "lr finite"),
+        ({"steps": 0}, "steps"),
+        ({"norm": "l1"}, "norm"),
+        ({"stop": -0.1}, "stop"),
+        ({"x_init": torch.zeros(4, 3, 32, 32)}, "as many as"),
+        ({"x_in": torch.full((6, 3, 32, 32), torch.nan)}, "NaN"),
+        ({"x_init": torch.full((3, 32, 32), 2.0)}, "image values"),
+        ({"encoder": lambda x: x.flatten(1) * torch.inf}, "not finite"),
+        ({"encoder": lambda x: x.mean()}, "one code for each"),
+    ],
+)
+def test_errors_say_what_is_wrong(encoder, images, change, message):
+    given = {"encoder": encoder, "x_in": images[0], "x_init": images[1], "eps": 1.0} | change
+    with pytest.raises(ValueError, match=message):
+        partial(attacks.ood_attack, given.pop("encoder"), given.pop("x_in"), given.pop("x_init"))(**given)
