@@ -90,8 +90,10 @@ def test_finished_samples_leave_and_the_others_are_not_disturbed(encoder, images
         assert (attacks.mape(encoder(alone), encoder(images[0])) <= errors + 1e-4).all()
 
 
-def test_one_start_for_all_and_batches_of_any_size(encoder, images):
-    x_in, x_init = images[0], images[1, 0]
+def test_one_start_for_all_and_batches_of_any_size(images):
+    torch.manual_seed(0)
+    encoder = models.cnn((8, 8), hidden=16).double().eval()[:-1]  # float32's rounding grows where a gradient is near 0
+    x_in, x_init = images[0].double(), images[1, 0].double()
     whole = attacks.ood_attack(encoder, x_in, x_init, eps=2.0, steps=8, generator=torch.Generator().manual_seed(0))
     named = []
     parts = attacks.ood_attack(
