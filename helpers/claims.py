@@ -149,10 +149,11 @@ def judge(
     return Verdict(verdict, paper, mean, half, difference, bound, margin, n)
 
 
-def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, **how) -> pd.DataFrame:
+def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, se: str = "", **how) -> pd.DataFrame:
     """Join the numbers of a paper's table with our rows: one line per cell, with the fields of `Verdict`.
 
     rows : of `Experiment.grid`; the cell of row r and column c is metric c of the rows whose `row_axis` is r
+    se : where metric "<se> c" is its standard error from the images, the word before c; networks share the images, so their mean
     how : as in `judge`. raises KeyError for a cell that no row answers
     """
     cells = cells[(cells.source == source) & (cells.kind != "sentence")]
@@ -161,6 +162,8 @@ def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: s
     lines = []
     for cell in cells.itertuples():
         mine = by_seed(rows, row_axis, cell.row, cell.column)
+        if se:
+            how["image_se"] = by_seed(rows, row_axis, cell.row, f"{se} {cell.column}").mean()
         verdict = judge(cell.value, mine.tolist(), kind=cell.kind, unit=cell.unit, **how)
         lines.append(
             {

@@ -35,13 +35,5 @@ def compare(
     """As `claims.compare`, on drops: `rows` hold for each column c the metrics "drop c" and "se c", its standard error over
     the images, paired. The paper's images are others, so their sampling counts too, with the same variance per image."""
     wanted = as_drops(cells, source, reference)
-    mine = rows[[row_axis, "seed"]].copy()
-    for column in wanted.column.unique():
-        mine[column] = rows[f"drop {column}"]
-    lines, how = [], {"row_axis": row_axis, "images": images, "paper_images": paper_images}
-    for cell in wanted.itertuples():
-        # of images that all networks share, so that it does not shrink with their number
-        se = claims.by_seed(rows, row_axis, cell.row, f"se {cell.column}").mean()
-        one = wanted[(wanted.row == cell.row) & (wanted.column == cell.column)]
-        lines.append(claims.compare(one, mine, source, image_se=se, **how))
-    return pd.concat(lines, ignore_index=True)
+    mine = rows.assign(**{column: rows[f"drop {column}"] for column in wanted.column.unique()})
+    return claims.compare(wanted, mine, source, row_axis=row_axis, se="se", images=images, paper_images=paper_images)

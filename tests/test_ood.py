@@ -121,11 +121,9 @@ def test_another_loss_goes_past_the_codes(encoder, images):
 def test_schedule_scales_the_rate(encoder, images):
     still = attacks.ood_attack(encoder, *images, eps=1.0, steps=3, schedule=lambda share: 0.0, batch_size=6)
     assert length(still - images[1]).max() <= 1.0001 and length(still - images[1]).min() > 0.5
-    constant, falling = (
-        attacks.mape(encoder(attacks.ood_attack(encoder, *images, eps=4.0, steps=60, schedule=s)), encoder(images[0]))
-        for s in (None, lambda share: 1 - share)
-    )
-    assert falling.median() < constant.median()
+    shares = []
+    attacks.ood_attack(encoder, *images, eps=1.0, steps=4, schedule=lambda share: shares.append(share) or 1.0, batch_size=6)
+    assert shares == [0, 0.25, 0.5, 0.75]
 
 
 def test_float64_and_restored_training_mode(images):
