@@ -107,10 +107,62 @@ def auroc(positive, negative) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
-    positive, negative = np.asarray(positive, dtype=float), np.asarray(negative, dtype=float)
-    if positive.ndim != 1 or negative.ndim != 1 or not len(positive) or not len(negative):
-        raise ValueError("auroc needs two non-empty one-dimensional arrays of scores")
+    positive, negative = _scores("auroc", positive, negative)
     return float(roc_auc_score(np.r_[np.ones(len(positive)), np.zeros(len(negative))], np.r_[positive, negative]))
+
+
+def _scores(name: str, *scores) -> list[np.ndarray]:
+    arrays = [np.asarray(s, dtype=float) for s in scores]
+    if any(a.ndim != 1 or not len(a) for a in arrays):
+        raise ValueError(f"{name} needs two non-empty one-dimensional arrays of scores, not {[a.shape for a in arrays]}")
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise ValueError(f"{name} needs finite scores: there is a NaN or an infinity among them")
+    return arrays
+
+
+def fpr_at_tpr(inside, outside, tpr: float = 0.95) -> float:
+    """Share of `outside` that passes as inside at the highest threshold which at least a share `tpr` of `inside` reaches.
+
+    inside, outside : 1-d arrays of finite scores, neither empty; higher is more in-distribution. A score equal to the threshold
+        reaches it, on both sides: ties count against the detector
+    raises ValueError for other scores, or a tpr outside (0, 1]
+    """
+    inside, outside = _scores("fpr_at_tpr", inside, outside)
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr must lie in (0, 1], not {tpr}")
+    kept = int(np.ceil(tpr * len(inside) - 1e-9))  # 0.55 · 100 is 55.000000000000007
+    return float((outside >= np.sort(inside)[-max(1, kept)]).mean())
+
+
+def aupr(inside, outside) -> float:
+    """Area under the precision-recall curve as average precision (no interpolation), `inside` being what is to be found.
+
+    inside, outside : as of `fpr_at_tpr`. Scores that tell nothing give the share of `inside` among both, not 0.5
+    """
+    from sklearn.metrics import average_precision_score
+
+    inside, outside = _scores("aupr", inside, outside)
+    return float(average_precision_score(np.r_[np.ones(len(inside)), np.zeros(len(outside))], np.r_[inside, outside]))
+
+
+def paired_auroc_se(inside, outside, draws: int = 400, seed: int = 0) -> float:
+    """Bootstrap standard error of `auroc(inside, outside)` where entry i of both belongs together, as an image and what was
+    made to resemble it: whole pairs are drawn with replacement.
+
+    inside, outside : 1-d arrays of finite scores, as many, at least two
+    draws : resamples, at least two; seed : decides them
+    """
+    inside, outside = _scores("paired_auroc_se", inside, outside)
+    number = len(inside)
+    if len(outside) != number or number < 2 or draws < 2:
+        raise ValueError(f"two pairs and two draws or more are wanted, not {number}, {len(outside)} scores and {draws} draws")
+    drawn = np.random.default_rng(seed).integers(0, number, (draws, number)) + number * np.arange(draws)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=draws * number).reshape(draws, number)
+    order = np.argsort(outside)
+    below = np.concatenate([np.zeros((draws, 1), dtype=np.int64), times[:, order].cumsum(axis=1)], axis=1)  # of how many draws
+    left, right = (np.searchsorted(outside[order], inside, side) for side in ("left", "right"))
+    wins = (times * (below[:, left] + below[:, right])).sum(axis=1) / (2 * number**2)  # a tie is half below
+    return float(wins.std(ddof=1))
 
 
 def knn_auroc(reference: Tensor, clean: Tensor, other: Tensor, *, k: int = 10) -> float:

@@ -5,7 +5,20 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.metrics import accuracy, auroc, correct, eval_mode, in_batches, knn_auroc, one_standard_error, outcomes, predict
+from helpers.metrics import (
+    accuracy,
+    aupr,
+    auroc,
+    correct,
+    eval_mode,
+    fpr_at_tpr,
+    in_batches,
+    knn_auroc,
+    one_standard_error,
+    outcomes,
+    paired_auroc_se,
+    predict,
+)
 
 
 def identity(x):
@@ -239,9 +252,83 @@ def test_auroc_counts_pairs():
     [([], [1]), ([1], []), ([[1, 2]], [1]), ([1], [[1, 2]]), ([np.nan], [1]), ([1], [np.inf])],
     ids=["no positive", "no negative", "2-d positive", "2-d negative", "NaN", "infinity"],
 )
-def test_auroc_refuses_what_has_no_area(positive, negative):
-    with pytest.raises(ValueError, match=r"non-empty one-dimensional|NaN|infinity"):
-        auroc(positive, negative)
+def test_scores_that_cannot_be_compared_are_refused(positive, negative):
+    for f in (auroc, fpr_at_tpr, aupr, paired_auroc_se):
+        with pytest.raises(ValueError, match=rf"^{f.__name__} needs (two non-empty one-dimensional|finite scores)"):
+            f(positive, negative)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "tpr", "expected"),
+    [
+        (range(1, 21), [0, 1, 2, 3], 0.95, 2 / 4),  # the threshold is 2, which 19 of 20 reach
+        (range(1, 21), [0, 1, 2, 3], 1, 3 / 4),
+        (range(1, 21), [0, 1, 2, 3], 0.951, 3 / 4),
+        (range(1, 21), [19.5, 20, 20.5], 0.05, 2 / 3),
+        (range(1, 21), [19.5, 20, 20.5], 0.01, 2 / 3),
+        (range(1, 101), [45.5, 46, 46.5], 0.55, 2 / 3),  # 0.55 · 100 is 55.000000000000007
+        ([5] * 10, [5, 5, 4], 0.95, 2 / 3),  # ties pass
+        ([1, 2], [3], 0.95, 1),
+        ([1, 2], [0], 0.95, 0),
+    ],
+)
+def test_fpr_at_tpr_by_hand(inside, outside, tpr, expected):
+    assert fpr_at_tpr(list(inside), outside, tpr) == pytest.approx(expected, abs=1e-12)
+    assert fpr_at_tpr(torch.tensor(list(inside)).double(), np.array(outside), tpr) == pytest.approx(expected, abs=1e-12)
+
+
+def test_fpr_at_tpr_is_the_best_point_of_the_curve_that_keeps_enough():
+    from sklearn.metrics import roc_curve
+
+    generator = np.random.default_rng(0)
+    a, b = generator.integers(0, 30, 70) + 5, generator.integers(0, 30, 90)
+    for tpr in (0.1, 0.5, 0.8, 0.95):
+        fprs, tprs, _ = roc_curve(np.r_[np.ones(70), np.zeros(90)], np.r_[a, b], drop_intermediate=False)
+        assert fpr_at_tpr(a, b, tpr) == pytest.approx(fprs[tprs >= tpr - 1e-12].min(), abs=1e-12)
+
+
+@pytest.mark.parametrize("tpr", [0, -0.1, 1.1, np.nan])
+def test_fpr_at_tpr_refuses_a_share_that_is_none(tpr):
+    with pytest.raises(ValueError, match="tpr must lie in"):
+        fpr_at_tpr([1], [0], tpr)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "expected"),
+    [([2, 3], [0, 1], 1), ([1, 1], [1, 1, 1], 2 / 5), ([3, 1], [2], (1 + 2 / 3) / 2), ([0], [1, 2, 3], 1 / 4)],
+)
+def test_aupr_by_hand(inside, outside, expected):
+    assert aupr(inside, outside) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_bootstrap_of_pairs_is_that_of_resampled_aurocs():
+    generator = np.random.default_rng(3)
+    a, b = generator.integers(0, 12, 40) + 2, generator.integers(0, 12, 40)
+    drawn = np.random.default_rng(7).integers(0, 40, (50, 40))
+    expected = np.std([auroc(a[i], b[i]) for i in drawn], ddof=1)
+    assert paired_auroc_se(a, b, draws=50, seed=7) == pytest.approx(expected, abs=1e-12)
+    assert paired_auroc_se(a, b, draws=50, seed=8) != paired_auroc_se(a, b, draws=50, seed=7)
+    assert paired_auroc_se(a, b) == paired_auroc_se(a, b)
+
+
+def test_the_error_of_pairs_is_right_and_less_where_they_move_together():
+    """Beside the scatter of AUROC over many samples."""
+    generator = np.random.default_rng(0)
+    errors = []
+    for shared in (0.0, 0.95):
+        common, own = generator.normal(size=(300, 100)), generator.normal(size=(2, 300, 100))
+        a, b = shared * common + np.sqrt(1 - shared**2) * own
+        scatter = np.std([auroc(x, y) for x, y in zip(a, b, strict=True)], ddof=1)
+        errors.append(np.mean([paired_auroc_se(x, y, draws=100) for x, y in zip(a[:30], b[:30], strict=True)]))
+        assert errors[-1] == pytest.approx(scatter, rel=0.2)
+    assert errors[1] < 0.5 * errors[0]
+    assert paired_auroc_se([1.0, 2, 3], [1.0, 2, 3]) == 0, "each pair equal: half whatever is drawn"
+
+
+@pytest.mark.parametrize(("inside", "outside", "draws"), [([1, 2], [1], 400), ([1], [1], 400), ([1, 2], [1, 2], 1)])
+def test_the_bootstrap_of_pairs_needs_pairs(inside, outside, draws):
+    with pytest.raises(ValueError, match="two pairs and two draws or more"):
+        paired_auroc_se(inside, outside, draws)
 
 
 def test_knn_auroc_tells_shifted_features_and_only_those():

@@ -1,0 +1,199 @@
+"""Detectors that read a network's logits, and what all detectors share (`Detector`)."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import logsigmoid
+
+from helpers.losses import check_shapes, log_odds
+from helpers.metrics import eval_mode
+from helpers.norms import length
+
+Tensor = torch.Tensor
+JEM_SCORES = ("log p", "max softmax", "gradient norm")
+
+
+class Detector(nn.Module):
+    """What `helpers.detectors` says of all of them; a detector fills in `_score` and `_encode`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        """How much x (N, ...) looks like the network's data: (N,), higher is more in-distribution."""
+        with eval_mode(self):
+            return self._score(_checked(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The vector of each sample that an attack has to match: (N, d)."""
+        with eval_mode(self):
+            return self._encode(_checked(x))
+
+    def _score(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _encode(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def _checked(x: Tensor) -> Tensor:
+    if x.ndim < 2 or not x.is_floating_point() or x.numel() == 0:
+        raise ValueError(f"a float tensor (N, ...) of one sample or more is wanted, not {x.dtype} {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError("x contains NaN or infinity: no score can be given")
+    return x
+
+
+def check_magnitude(magnitude: float) -> float:
+    if not 0 <= magnitude < math.inf:
+        raise ValueError(f"magnitude must be finite and at least 0, in units of x, not {magnitude}")
+    return magnitude
+
+
+def logits_of(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """network(x); raises ValueError unless that is (N, K) with two classes or more."""
+    logits = network(x)
+    check_shapes(logits, torch.empty(len(x), dtype=torch.int64))
+    return logits
+
+
+def log_max_softmax(logits: Tensor) -> Tensor:
+    """log of the largest softmax probability, (N,). From the log odds: 1 − 1e-30 is told from 1 − 1e-20 also in float32, where
+    a softmax and a log softmax both round to the same value from 1 − 1e-8 on."""
+    return logsigmoid(log_odds(logits, logits.argmax(dim=1)))
+
+
+class MaxSoftmax(Detector):
+    """score = log of the largest softmax probability (the baseline of Hendrycks & Gimpel 2017; Liang et al. 2020, G).
+
+    The logarithm keeps the order, so every AUROC is that of the probability itself. encode = logits, or features(x), flattened.
+
+    features : for a network of which the attack matches the vector that goes into its classifier, e.g. `network[:-1]`
+    """
+
+    def __init__(self, network: nn.Module, *, features: nn.Module | None = None):
+        super().__init__()
+        self.network, self.features = network, features
+
+    def _score(self, x: Tensor) -> Tensor:
+        return log_max_softmax(logits_of(self.network, x))
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return logits_of(self.network, x) if self.features is None else self.features(x).flatten(1)
+
+
+class ODIN(Detector):
+    """score = log of the largest softmax probability S(x̃; T) of the logits / T, at an image x̃ that was moved a little to raise
+    it: x̃ = x − magnitude · sign(−∇ log S_ŷ(x; T)) with ŷ the predicted class (Liang, Li & Srikant 2018, equations 1 and 2).
+
+    encode = logits at x̃, not yet divided by T (Liang et al. 2020, C.2). At T = 1 and magnitude 0 this is `MaxSoftmax`.
+
+    temperature : T, at least 1e-3; ODIN's authors try 1 to 1000
+    magnitude : in units of pixels in [0, 1], 0 to 0.004 in the paper; 0 leaves the image as it is. The authors' code divides the
+        sign by the standard deviation that pixels were normalised with, which is this very unit
+    As in their code x̃ is not clamped to [0, 1]. There, a gradient of exactly 0 counts as positive; here it moves nothing.
+    The sign is a constant to the gradient of score and encode. raises ValueError for another temperature or magnitude
+    """
+
+    def __init__(self, network: nn.Module, temperature: float = 1000.0, magnitude: float = 0.0014):
+        super().__init__()
+        if not 1e-3 <= temperature < math.inf:
+            raise ValueError(f"temperature must be finite and at least 0.001, not {temperature}")
+        self.network, self.temperature, self.magnitude = network, temperature, check_magnitude(magnitude)
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """x̃ of images x, like x; its gradient with respect to x is the identity."""
+        if not self.magnitude:
+            return x
+        with torch.enable_grad(), eval_mode(self):
+            leaf = x.detach().requires_grad_()
+            logits = logits_of(self.network, leaf) / self.temperature
+            # log S is an increasing function of the log odds: the same sign, also where S rounds to 1 and has no gradient left
+            [g] = torch.autograd.grad(log_odds(logits, logits.argmax(dim=1)).sum(), leaf)
+        return x + self.magnitude * g.sign()
+
+    def _score(self, x: Tensor) -> Tensor:
+        return log_max_softmax(self._encode(x) / self.temperature)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return logits_of(self.network, self.preprocess(x))
+
+
+class OutlierExposure(Detector):
+    """score = logsumexp of the logits − their mean: minus the OOD score of the authors' code (Hendrycks et al. 2019), which is a
+    cross-entropy of the uniform distribution, up to its sign (Liang et al. 2020, E.1). encode = logits.
+
+    network : trained with outliers or not; the score does not ask
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def _score(self, x: Tensor) -> Tensor:
+        logits = self._encode(x)
+        return logits.logsumexp(dim=1) - logits.mean(dim=1)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return logits_of(self.network, x)
+
+
+class Ensemble(Detector):
+    """score = −entropy of the mean of the networks' softmaxes, in nats (Lakshminarayanan et al. 2017; Liang et al. 2020, F).
+
+    encode = the logits of all networks side by side (N, M · K). raises ValueError for no network, or different numbers of classes
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]):
+        super().__init__()
+        if not len(networks):
+            raise ValueError("an ensemble needs one network or more")
+        self.networks = nn.ModuleList(networks)
+
+    def _logits(self, x: Tensor) -> list[Tensor]:
+        logits = [logits_of(network, x) for network in self.networks]
+        if len({z.shape for z in logits}) > 1:
+            raise ValueError(f"the networks of an ensemble must have the same classes, not {[z.shape[1] for z in logits]}")
+        return logits
+
+    def _score(self, x: Tensor) -> Tensor:
+        log_p = torch.stack([z.log_softmax(dim=1) for z in self._logits(x)]).logsumexp(dim=0) - math.log(len(self.networks))
+        # The largest probability as one minus the rest: so near 1 its own logarithm would be rounding
+        log_p = log_p.scatter(1, log_p.argmax(dim=1, keepdim=True), -math.inf)
+        p = log_p.exp()
+        rest = p.sum(dim=1)
+        return (p * log_p.masked_fill(log_p == -math.inf, 0)).sum(dim=1) + (1 - rest) * (-rest).log1p()
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return torch.cat(self._logits(x), dim=1)
+
+
+class JEM(Detector):
+    """A classifier read as an energy-based model, log p(x) = logsumexp of the logits + constant (Grathwohl et al. 2020; Liang et
+    al. 2020, J). encode = logits; the gradient norm is no function of them.
+
+    score : "log p" up to that constant, "max softmax" as its logarithm, or "gradient norm": −‖∂ log p(x) / ∂x‖₂, which costs a
+        backward pass, and whose own gradient a second one. raises ValueError for another
+    """
+
+    def __init__(self, network: nn.Module, score: str = "log p"):
+        super().__init__()
+        if score not in JEM_SCORES:
+            raise ValueError(f"score must be one of {', '.join(JEM_SCORES)}, not {score!r}")
+        self.network, self.kind = network, score
+
+    def _score(self, x: Tensor) -> Tensor:
+        if self.kind == "log p":
+            return self._encode(x).logsumexp(dim=1)
+        if self.kind == "max softmax":
+            return log_max_softmax(self._encode(x))
+        wanted = x.requires_grad and torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = x if wanted else x.detach().requires_grad_()
+            [g] = torch.autograd.grad(self._encode(x).logsumexp(dim=1).sum(), x, create_graph=wanted)
+        return -length(g)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return logits_of(self.network, x)
