@@ -14,6 +14,7 @@ not finite or no float, and for logits of another shape.
 """
 
 from helpers.detectors.features import Gram, Mahalanobis
+from helpers.detectors.likelihood import Likelihood, LikelihoodComplexity, png_bits
 from helpers.detectors.outputs import JEM, ODIN, Detector, Ensemble, MaxSoftmax, OutlierExposure
 from helpers.detectors.pixels import NearestNeighbour, Reconstruction, TotalVariation
 
@@ -24,9 +25,12 @@ __all__ = [
     "Ensemble",
     "Gram",
     "Mahalanobis",
+    "Likelihood",
+    "LikelihoodComplexity",
     "MaxSoftmax",
     "NearestNeighbour",
     "OutlierExposure",
     "Reconstruction",
     "TotalVariation",
+    "png_bits",
 ]

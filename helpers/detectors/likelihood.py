@@ -1,0 +1,55 @@
+"""Detectors by the likelihood of a normalising flow: a score (N,) of images (N, C, H, W) in [0, 1], higher for likelier ones."""
+
+import io
+
+import torch
+from PIL import Image
+
+from helpers.detectors.outputs import Detector
+from helpers.glow import Glow
+
+Tensor = torch.Tensor
+
+
+def png_bits(x: Tensor) -> Tensor:
+    """The complexity L of images x (N, C, H, W) in [0, 1], C 1 or 3: bits of the PNG file per dimension C·H·W, (N,).
+
+    Rounded to 8 bits and compressed as far as PNG does (Serrà et al. 2020, §3); one by one, as a compressor takes one image.
+    No gradient goes through. raises ValueError for what is no such image, NaN included
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
+        raise ValueError(f"float images (N, 1 or 3, H, W) in [0, 1], without NaN, are wanted, not {x.dtype} {tuple(x.shape)}")
+    pixels = (255 * x.detach()).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    lengths = [_png_bytes(image[..., 0] if x.shape[1] == 1 else image) for image in pixels]
+    return 8 * torch.tensor(lengths, dtype=x.dtype, device=x.device) / x[:1].numel() if lengths else x.new_zeros(0)
+
+
+def _png_bytes(pixels) -> int:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.tell()
+
+
+class Likelihood(Detector):
+    """The log-likelihood in bits per dimension, −NLL, is the score and the code (Liang et al. 2020, §2.3)."""
+
+    def __init__(self, flow: Glow):
+        super().__init__()
+        self.flow = flow
+
+    def _score(self, x: Tensor) -> Tensor:
+        return -self.flow.bits(x)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self._score(x)[:, None]
+
+
+class LikelihoodComplexity(Likelihood):
+    """−S of the OOD score S = NLL − L, both in bits per dimension (Serrà et al. 2020, eq. 1): low for an image that is less
+    likely than it is simple. L is `png_bits`.
+
+    L is computed anew in each call, and is a constant to the gradient, which goes through the likelihood alone
+    """
+
+    def _score(self, x: Tensor) -> Tensor:
+        return png_bits(x) - self.flow.bits(x)
