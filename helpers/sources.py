@@ -1,30 +1,11 @@
-"""Where the datasets come from: the table `DATASETS`, and how each of them is fetched.
+"""Where the datasets come from: the table `DATASETS`; `fetchers` has how each of them is fetched."""
 
-A fetcher returns the arrays of a cache file (see `data`). It raises DataError for a file that is damaged, and lets the errors of
-a download through: `data` says what to do about both.
-"""
-
-import gzip
-import io
-import re
-import struct
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import numpy as np
-import torch
-
-from helpers import embedded
+from helpers import embedded, fetchers
 from helpers.embedded import Arrays
-
-
-class DataError(RuntimeError):
-    """A dataset that is not there or not what it should be; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,78 +27,6 @@ class Dataset:
     def names(self) -> tuple[str, ...]:
         """The classes' names, label 0 first."""
         return self.classes() if callable(self.classes) else self.classes
-
-
-def _from_torchvision(name: str) -> Arrays:
-    """Both splits of one of torchvision's datasets."""
-    from helpers.torchvision_import import torchvision
-
-    arrays, make = {}, getattr(torchvision().datasets, name)
-    svhn = name == "SVHN"  # the one that has splits by name, channels first and `labels`
-    with tempfile.TemporaryDirectory() as folder:
-        for split in ("train", "test"):
-            part = make(folder, split if svhn else split == "train", download=True)  # checks MD5, shows progress
-            images, labels = (part.data.transpose(0, 2, 3, 1), part.labels) if svhn else (part.data, part.targets)
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = np.ascontiguousarray(images), np.asarray(labels, np.int64)
-    return arrays
-
-
-def _from_idx(split: str, url: str, **sha256: str) -> Arrays:
-    """One split from a pair of gzipped IDX files, MNIST's format, at `url` + MNIST's names; a checksum for `images`, `labels`."""
-    arrays = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, rank, dtype in (("images", 3, np.uint8), ("labels", 1, np.int64)):
-            path = Path(folder, f"{kind}-idx{rank}-ubyte.gz")
-            torch.hub.download_url_to_file(url + path.name, str(path), hash_prefix=sha256[kind])  # all of it; shows progress
-            arrays[f"{split}_{kind}"] = _read_idx(path, rank).astype(dtype)
-    return arrays
-
-
-def _read_idx(path: Path, rank: int) -> np.ndarray:
-    """The uint8 array in a gzipped IDX file: magic number 2048 + rank and the sizes, big-endian, then the values."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-        magic, *sizes = struct.unpack_from(f">{rank + 1}I", content)
-        if magic != 2048 + rank:
-            raise ValueError(f"magic number {magic}, not {2048 + rank}")
-        return np.frombuffer(content, np.uint8, offset=4 * (rank + 1)).reshape(sizes)
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise DataError(f"{path.name} is damaged ({error})") from error
-
-
-def _from_github(url: str, folder: str, *, images: int, categories: int) -> Arrays:
-    """The split `all` from a repository's archive: RGB photographs in one folder of it, in the order of their names. Those begin
-    with a WordNet id, by which ImageNet's classes are ordered; a label is the rank of the id among those that are there."""
-    from PIL import Image
-
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "archive.zip")
-        torch.hub.download_url_to_file(url, str(path))  # shows progress
-        try:
-            with zipfile.ZipFile(path) as archive:
-                pattern = re.compile(rf"[^/]+/{re.escape(folder)}(n\d{{8}})_[^/]+\.jpe?g", re.IGNORECASE)
-                files = sorted(filter(None, map(pattern.fullmatch, archive.namelist())), key=lambda file: file[0])
-                ids, labels = np.unique([file[1] for file in files], return_inverse=True)
-                if (len(files), len(ids)) != (images, categories):
-                    raise ValueError(f"{len(files)} images in {len(ids)} categories, not {images} in {categories}")
-                pixels = np.stack([_square(Image.open(io.BytesIO(archive.read(file[0])))) for file in files])
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"the archive is damaged or another one ({error})") from error
-    return {"all_images": pixels, "all_labels": labels.astype(np.int64)}
-
-
-def _square(image) -> np.ndarray:
-    """A PIL photograph as (224, 224, 3) uint8: as it is where it has this size, else, as networks are tested on ImageNet, brought
-    to a short side of 256 (bilinear, antialiased) and cut out of the centre."""
-    from PIL import Image
-
-    image = image.convert("RGB")
-    if image.size != (224, 224):
-        width, height = (round(side * 256 / min(image.size)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - 224) // 2, (height - 224) // 2
-        image = image.crop((left, top, left + 224, top + 224))
-    return np.asarray(image)
 
 
 def _imagenet() -> tuple[str, ...]:
@@ -159,12 +68,27 @@ _IMAGENET200 = """
     tie wine_bottle traffic_light guacamole popsicle bagel pretzel hamburger hotdog head_cabbage cucumber artichoke bell_pepper
     mushroom apple strawberry orange lemon fig pineapple banana pomegranate pizza burrito
 """
+# The German traffic signs in the alphabetical order of their German names. Before each: the benchmark's class, and how many
+# training images that has.
+_GTSRB = """
+    7 1440 speed limit 100 km/h; 8 1410 speed limit 120 km/h; 0 210 speed limit 20 km/h; 1 2220 speed limit 30 km/h;
+    2 2250 speed limit 50 km/h; 3 1410 speed limit 60 km/h; 4 1980 speed limit 70 km/h; 6 420 end of speed limit 80 km/h;
+    5 1860 speed limit 80 km/h; 30 450 ice or snow; 29 270 bicycles crossing; 28 540 children crossing;
+    31 780 wild animals crossing; 26 600 traffic signals; 25 1500 road works; 15 630 no vehicles;
+    11 1320 priority at the next crossing; 27 240 pedestrians; 18 1200 general caution; 40 360 roundabout;
+    10 2010 no overtaking by lorries; 42 240 end of no overtaking by lorries; 16 420 no lorries; 23 510 slippery road;
+    21 330 double curve; 19 210 curve to the left; 20 360 curve to the right; 14 780 stop; 9 1470 no overtaking;
+    41 240 end of no overtaking; 32 240 end of all limits; 22 390 bumpy road; 17 1110 no entry; 24 270 road narrows;
+    39 300 keep left; 38 2070 keep right; 12 2100 priority road; 13 2160 give way; 35 1200 straight ahead only;
+    37 210 straight ahead or left; 36 390 straight ahead or right; 34 420 turn left; 33 689 turn right
+"""
+_SIGNS = [sign.split(maxsplit=2) for sign in _GTSRB.strip().split(";")]
 # fmt: off
 DATASETS: dict[str, Dataset] = {
     "mnist": Dataset(
         splits={"train": 60_000, "test": 10_000}, shape=(28, 28), classes=_TEN,
         source="http://yann.lecun.com/exdb/mnist/, through torchvision.datasets.MNIST and its mirrors",
-        licence="CC BY-SA 3.0", fetch=partial(_from_torchvision, "MNIST"),
+        licence="CC BY-SA 3.0", fetch=partial(fetchers.from_torchvision, "MNIST"),
         sha256={"train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
                 "test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"},
     ),
@@ -177,7 +101,7 @@ DATASETS: dict[str, Dataset] = {
         splits={"train": 50_000, "test": 10_000}, shape=(32, 32, 3),
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         source="https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.datasets.CIFAR10",
-        licence="none stated; cite Krizhevsky 2009", fetch=partial(_from_torchvision, "CIFAR10"),
+        licence="none stated; cite Krizhevsky 2009", fetch=partial(fetchers.from_torchvision, "CIFAR10"),
     ),
     "digits_rgb": Dataset(
         splits={"train": 1_297, "test": 500}, shape=(32, 32, 3), classes=_TEN,
@@ -188,7 +112,7 @@ DATASETS: dict[str, Dataset] = {
         splits={"train": 60_000, "test": 10_000}, shape=(28, 28),
         classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         source="https://github.com/zalandoresearch/fashion-mnist, through torchvision.datasets.FashionMNIST",
-        licence="MIT", fetch=partial(_from_torchvision, "FashionMNIST"),
+        licence="MIT", fetch=partial(fetchers.from_torchvision, "FashionMNIST"),
         sha256={"train": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
                 "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"},
     ),
@@ -196,7 +120,7 @@ DATASETS: dict[str, Dataset] = {
         splits={"all": 10_000}, shape=(28, 28), classes=_LETTERS,
         source="yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html, sample of github.com/davidflanagan/notMNIST-to-MNIST",
         licence="none stated",
-        fetch=partial(_from_idx, "all", "https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/master/t10k-",
+        fetch=partial(fetchers.from_idx, "all", "https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/master/t10k-",
                       images="70ae9e06201f2827e5b0a3781a3169d735dd2efc69996b9eeaee7f10ed4044d7",
                       labels="1fa03836e01c862542f8eb83463bb951bebec6fcb3efa28dad748c6b38a9021b"),
     ),
@@ -213,12 +137,12 @@ DATASETS: dict[str, Dataset] = {
     "svhn": Dataset(
         splits={"train": 73_257, "test": 26_032}, shape=(32, 32, 3), classes=_TEN,
         source="http://ufldl.stanford.edu/housenumbers/, cropped digits, through torchvision.datasets.SVHN",
-        licence="non-commercial use only", fetch=partial(_from_torchvision, "SVHN"),
+        licence="non-commercial use only", fetch=partial(fetchers.from_torchvision, "SVHN"),
     ),
     "cifar100": Dataset(
         splits={"train": 50_000, "test": 10_000}, shape=(32, 32, 3), classes=tuple(_CIFAR100.split()),
         source="https://www.cs.toronto.edu/~kriz/cifar.html, fine labels, through torchvision.datasets.CIFAR100",
-        licence="none stated; cite Krizhevsky 2009", fetch=partial(_from_torchvision, "CIFAR100"),
+        licence="none stated; cite Krizhevsky 2009", fetch=partial(fetchers.from_torchvision, "CIFAR100"),
     ),
     "cifar100_ood": Dataset(
         splits={"train": 37_500, "test": 7_500}, shape=(32, 32, 3), classes=tuple(_CIFAR100.split()),
@@ -229,14 +153,14 @@ DATASETS: dict[str, Dataset] = {
         splits={"all": 1_000}, shape=(224, 224, 3), classes=_imagenet,
         source="https://github.com/EliSchwartz/imagenet-sample-images, one image of each class, very likely of the training set",
         licence="ImageNet's: non-commercial research only",
-        fetch=partial(_from_github, "https://github.com/EliSchwartz/imagenet-sample-images/archive/"
+        fetch=partial(fetchers.from_github, "https://github.com/EliSchwartz/imagenet-sample-images/archive/"
                       "bc69043e2862758a1906c6a24a792bb28c6bb2ff.zip", "", images=1_000, categories=1_000),
     ),
     "imagenet_liang2020": Dataset(
         splits={"all": 1_000}, shape=(224, 224, 3), classes=tuple(_IMAGENET200.split()),
         source="https://github.com/liangbright/OOD_Attack_NN, data/ImageNet/imagen/S224, five images of each category",
         licence="ImageNet's: non-commercial research only",
-        fetch=partial(_from_github, "https://github.com/liangbright/OOD_Attack_NN/archive/"
+        fetch=partial(fetchers.from_github, "https://github.com/liangbright/OOD_Attack_NN/archive/"
                       "b0da79876c481724c20c944597cd0b7dd9557f54.zip", "data/ImageNet/imagen/S224/", images=1_000, categories=200),
     ),
     "photographs": Dataset(
@@ -244,6 +168,44 @@ DATASETS: dict[str, Dataset] = {
         source="crops of photographs in scikit-image (chelsea, coffee, rocket, motorcycle, camera) and scikit-learn (flower)",
         licence="CC0 and public domain; flower CC BY; motorcycle none stated (Middlebury 2014)",
         fetch=embedded.photographs, embedded=True,
+    ),
+    "gtsrb": Dataset(
+        splits={"train": 39_209, "test": 12_630}, shape=(32, 32, 3), classes=tuple(name for *_, name in _SIGNS),
+        source="https://benchmark.ini.rub.de (German Traffic Sign Recognition Benchmark), resized; labels are not its own",
+        licence="none stated, free to use; cite Stallkamp et al. 2012",
+        fetch=partial(fetchers.gtsrb, {int(number): int(images) for number, images, _ in _SIGNS}),
+    ),
+    "covid_ct": Dataset(
+        splits={"all": 746}, shape=(224, 224), classes=("not COVID", "COVID"),
+        source="https://github.com/UCSD-AI4H/COVID-CT, Images-processed: CT slices out of preprints, resized",
+        licence="of the preprints that the slices come from; cite Yang et al. 2020",
+        fetch=partial(fetchers.from_folders, "all", {f"https://github.com/UCSD-AI4H/COVID-CT/raw/master/Images-processed/{name}.zip":
+                      {f"{name}/": images} for name, images in (("CT_NonCOVID", 397), ("CT_COVID", 349))}, size=224, mode="L"),
+    ),
+    # What Liang et al. 2020 have. The page says, as they do, 1,230 slices without COVID; there are 1,229 in the archive.
+    "sarscov2_ct": Dataset(
+        splits={"all": 2_481}, shape=(224, 224), classes=("not COVID", "COVID"),
+        source="https://www.kaggle.com/datasets/plameneduardo/sarscov2-ctscan-dataset: CT slices of Soares et al. 2020, resized",
+        licence="CC BY-NC-SA 4.0",
+        fetch=partial(fetchers.from_folders, "all", {"https://www.kaggle.com/api/v1/datasets/download/plameneduardo/"
+                      "sarscov2-ctscan-dataset": {"non-COVID/": 1_229, "COVID/": 1_252}}, size=224, mode="L"),
+    ),
+    # 1,000 of each class for training, as Liang et al. 2020 have; their test set is Kermany et al.'s, 242 of each, this one 250.
+    "octmnist": Dataset(
+        splits={"train": 4_000, "test": 1_000}, shape=(224, 224),
+        classes=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
+        source="https://medmnist.com, OCTMNIST at 224×224 (of Kermany et al. 2018), 4,000 of its 97,477 training images",
+        licence="CC BY 4.0", fetch=partial(fetchers.from_medmnist, "OCTMNIST", size=224, of_each=1_000),
+    ),
+    "celeba64": Dataset(
+        splits={"all": 202_599}, shape=(64, 64, 3), classes=("face",),
+        source="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, aligned, through torchvision.datasets.CelebA, resized",
+        licence="non-commercial research only", fetch=fetchers.celeba,
+    ),
+    "faces": Dataset(
+        splits={"train": 60, "test": 40}, shape=(32, 32, 3), classes=("face",),
+        source="skimage.data.lfw_subset (grey faces of Labeled Faces in the Wild), resized",
+        licence="none stated; cite Huang et al. 2007", fetch=embedded.faces, embedded=True,
     ),
 }
 # fmt: on

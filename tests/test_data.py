@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import embedded, sources
+from helpers import embedded, fetchers
 from helpers.data import DATASETS, DataError, Split, default_root, held_out, load
 
 
@@ -239,6 +239,27 @@ def test_a_network_of_imagenet_knows_most_crops_of_every_photograph():
     assert all(right[labels == y].float().mean() > 0.7 for y in labels.unique())
 
 
+# embedded faces
+
+
+@pytest.mark.parametrize(("split", "size", "digest"), [("train", 60, "22c44d9e57c33dc6"), ("test", 40, "91c3be7420b2ab3a")])
+def test_the_embedded_faces_are_what_they_always_were(split, size, digest):
+    faces = load("faces", split)
+    assert faces.images.shape == (size, 3, 32, 32) and faces.classes == ("face",) and faces.labels.tolist() == [0] * size
+    assert (faces.images == faces.images[:, :1]).all(), "grey"
+    assert (faces.images.std(dim=(1, 2, 3)) > 0.05).all(), "none is empty"
+    assert faces.digest == digest
+
+
+def test_the_embedded_faces_are_the_first_hundred_of_scikit_images():
+    from skimage.data import lfw_subset
+
+    faces = torch.cat([load("faces", split).images[:, :1] for split in ("train", "test")])
+    assert len({face.numpy().tobytes() for face in faces}) == 100
+    own = torch.nn.functional.interpolate(torch.from_numpy(lfw_subset())[:100, None].float(), size=(32, 32), mode="bilinear")
+    torch.testing.assert_close(faces, own, rtol=0, atol=2 / 255)
+
+
 @pytest.mark.parametrize("name", [name for name, dataset in TABLE.items() if dataset.embedded])
 def test_embedded_data_needs_no_folder_and_does_not_remember_what_was_done_to_it(tmp_path, monkeypatch, name):
     monkeypatch.setenv("BOOK_DATA", str(tmp_path / "not there"))
@@ -324,9 +345,11 @@ def test_an_unknown_dataset_or_split_is_refused_with_the_known_ones():
     assert str(caught.value).split("known are: ")[1].split(", ") == [
         *("mnist", "digits", "cifar10", "digits_rgb", "fashion_mnist", "notmnist", "letters", "letters_rgb"),
         *("svhn", "cifar100", "cifar100_ood", "imagenet_sample", "imagenet_liang2020", "photographs"),
+        *("gtsrb", "covid_ct", "sarscov2_ct", "octmnist", "celeba64", "faces"),
     ]
+    undivided = {"notmnist", "imagenet_sample", "imagenet_liang2020", "covid_ct", "sarscov2_ct", "celeba64"}
     for name in DATASETS:
-        known = "all" if name in ("notmnist", "imagenet_sample", "imagenet_liang2020") else "train, test"
+        known = "all" if name in undivided else "train, test"
         with pytest.raises(ValueError, match=f"{name} has no split 'validation'; it has: {known}$"):
             load(name, "validation")
 
@@ -372,6 +395,25 @@ def test_a_cache_may_hold_one_split_only(tmp_path):
 def test_images_without_labels_are_no_split(tmp_path):
     with pytest.raises(DataError, match="no split 'test' with labels"):
         load("mnist", "test", data_root=cached(tmp_path, test_labels=None))
+
+
+def test_where_there_is_one_class_images_need_no_labels(tmp_path):
+    pixels = noise(0, (3, 64, 64, 3))
+    faces = load("celeba64", "all", data_root=cached(tmp_path, "celeba64", all_images=pixels, classes=np.zeros(0)))
+    assert faces.labels.tolist() == [0, 0, 0] and faces.labels.dtype == torch.int64 and faces.classes == ("face",)
+    assert np.array_equal((faces.images * 255).round().numpy(), pixels.transpose(0, 3, 1, 2))
+    labels = np.zeros(3, np.int64)
+    assert (
+        load("celeba64", "all", data_root=cached(tmp_path, "celeba64", all_images=pixels, all_labels=labels)).digest
+        == faces.digest
+    )
+    with pytest.raises(DataError, match="labels run from 0 to 1, but there are 1 classes"):
+        load("celeba64", "all", data_root=cached(tmp_path, "celeba64", all_images=pixels, all_labels=np.arange(3) % 2))
+    for wrong, message in ((pixels[0, 0, 0, 0], r"not uint8 \(\)"), (pixels[:0], "each of the 0 images")):
+        with pytest.raises(DataError, match=f"celeba64/all in .*{message}"):
+            load("celeba64", "all", data_root=cached(tmp_path, "celeba64", all_images=wrong))
+    with pytest.raises(DataError, match="no split 'all' with labels"):
+        load("celeba64", "all", data_root=cached(tmp_path, "celeba64", all_labels=labels, all_images=None))
 
 
 def test_a_cache_with_nothing_in_it_says_so(tmp_path):
@@ -856,16 +898,16 @@ def test_an_archive_with_other_images_is_refused(github, tmp_path, change):
 
 def test_a_photograph_is_cut_out_of_the_centre_after_its_short_side_is_256():
     wide = noise(0, (256, 400, 3))
-    assert np.array_equal(sources._square(Image.fromarray(wide)), wide[16:240, 88:312])
+    assert np.array_equal(fetchers.square(Image.fromarray(wide)), wide[16:240, 88:312])
     tall = noise(0, (401, 256))
-    assert np.array_equal(sources._square(Image.fromarray(tall)), np.stack([tall[88:312, 16:240]] * 3, axis=-1)), "grey too"
+    assert np.array_equal(fetchers.square(Image.fromarray(tall)), np.stack([tall[88:312, 16:240]] * 3, axis=-1)), "grey too"
     large = np.zeros((1024, 2048, 3), np.uint8)
     large[:, 1024:] = 255
-    half = sources._square(Image.fromarray(large))
+    half = fetchers.square(Image.fromarray(large))
     assert (half[:, :111] == 0).all() and (half[:, 113:] == 255).all()
-    assert sources._square(Image.fromarray(noise(0, (80, 70, 3)))).shape == (224, 224, 3), "a small one is enlarged"
+    assert fetchers.square(Image.fromarray(noise(0, (80, 70, 3)))).shape == (224, 224, 3), "a small one is enlarged"
     fine = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (512, 512))
-    assert np.abs(sources._square(Image.fromarray(fine)) - 127.5).max() < 20, "antialiased: a fine checkerboard becomes grey"
+    assert np.abs(fetchers.square(Image.fromarray(fine)) - 127.5).max() < 20, "antialiased: a fine checkerboard becomes grey"
 
 
 def test_the_archives_of_the_table_are_of_one_commit_and_hold_a_thousand_images():
@@ -888,8 +930,237 @@ def test_the_names_of_imagenet_are_read_when_they_are_asked_for():
     names = DATASETS["imagenet_sample"].names
     assert len(names) == 1000 and (names[0], names[285], names[999]) == ("tench", "Egyptian cat", "toilet tissue")
     assert DATASETS["photographs"].names == names
-    code = "import sys, helpers.data, helpers.perturbations; sys.exit('torchvision' in sys.modules or 'scipy' in sys.modules)"
+    code = "import sys, helpers.data, helpers.perturbations, helpers.start_images as _; "
+    code += "sys.exit(bool({'torchvision', 'scipy', 'medmnist', 'skimage'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+# images in the folders of zip archives
+
+
+CT = {"covid_ct": ("CT_NonCOVID/", "CT_COVID/"), "sarscov2_ct": ("non-COVID/", "COVID/")}
+
+
+@pytest.fixture(params=CT)
+def slices(request, server, monkeypatch):
+    """A set of CT slices on a server, small: its name, its files {path: content} in the order of the labels, `serve()` to put
+    them there."""
+    name, (folder, address) = request.param, server
+    fetch, folders = TABLE[name].fetch, CT[request.param]
+    assert [*{k for content in fetch.args[1].values() for k in content}] and fetch.args[0] == "all"
+    files = {
+        f"{f}{stem}": coded(noise(i, (224, 224)))
+        for f in folders
+        for i, stem in enumerate(("a (10).png", "a (2).PNG", "b.jpg"), len(f))
+    }
+    files.pop(f"{folders[1]}b.jpg")
+    more = {
+        "__MACOSX/CT_COVID/._a.png": b"",
+        "COVID/deeper/a.png": b"",
+        "CT_COVID/.DS_Store": b"",
+        "a.png": b"",
+        "non-COVID/": b"",
+    }
+    urls = [f"{address}{i}.zip" for i in range(len(fetch.args[1]))]
+    which = {f: urls[i] for i, content in enumerate(fetch.args[1].values()) for f in content}
+    archives = {url: {f: (3, 2)[folders.index(f)] for f in folders if which[f] == url} for url in urls}
+
+    def serve():
+        for url in urls:
+            with zipfile.ZipFile(folder / url.rsplit("/", 1)[1], "w") as archive:
+                for path, content in (more | files).items():
+                    if which.get(path[: path.find("/") + 1], url) == url:
+                        archive.writestr(path, content)
+
+    fetch_with(monkeypatch, functools.partial(fetch.func, "all", archives, **fetch.keywords), name)
+    serve()
+    return name, files, serve, folder
+
+
+def test_ct_slices_are_labelled_by_their_folders_in_the_order_of_their_names(slices, tmp_path):
+    name, files, _, folder = slices
+    split = load(name, "all", data_root=tmp_path / "data")
+    assert split.labels.tolist() == [0, 0, 0, 1, 1] and split.classes == ("not COVID", "COVID")
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(content))) for content in files.values()])
+    assert np.array_equal((split.images[:, 0] * 255).round().numpy(), pixels)
+    for path in folder.iterdir():
+        path.unlink()
+    assert load(name, "all", data_root=tmp_path / "data").digest == split.digest
+
+
+@pytest.mark.parametrize("change", ["too few", "too many", "no image", "a page", "missing"])
+def test_an_archive_of_other_slices_is_a_failed_download(slices, tmp_path, change):
+    name, files, serve, folder = slices
+    first = next(iter(files))
+    if change == "too few":
+        files.pop(first)
+    elif change == "too many":
+        files[first.replace("10", "11")] = files[first]
+    elif change == "no image":
+        files[first] = b"text"
+    serve()
+    for path in folder.glob("*.zip"):
+        if change == "a page":
+            path.write_text("<html>Sign in</html>")
+        elif change == "missing":
+            path.unlink()
+    message = {
+        "too few": rf"another one \(2 images in {CT[name][0]}, not 3\)", "too many": f"4 images in {CT[name][0]}, not 3",
+        "no image": "cannot identify image", "a page": "not a zip file", "missing": "HTTP Error 404",
+    }[change]  # fmt: skip
+    with pytest.raises(DataError, match=f"could not download {name} from https://.*{message}.*profile='smoke'"):
+        load(name, "all", data_root=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_archives_of_ct_slices_hold_as_many_as_the_table_says():
+    for name, total in (("covid_ct", 746), ("sarscov2_ct", 2481)):
+        _, archives = TABLE[name].fetch.args
+        assert [f for content in archives.values() for f in content] == list(CT[name])
+        assert sum(n for content in archives.values() for n in content.values()) == total == TABLE[name].splits["all"]
+        assert all(url.startswith("https://") for url in archives)
+
+
+def test_an_image_is_resized_whatever_its_proportions():
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, 40:] = 255, 0, 0
+    small = fetchers.resized(Image.fromarray(wide), 8, "RGB")
+    assert small.shape == (8, 8, 3) and (small[:, :3] == 0).all() and (small[:, 5:] == (255, 0, 0)).all()
+    grey = fetchers.resized(Image.fromarray(wide), 8, "L")
+    assert grey.shape == (8, 8) and (grey[:, 5:] == 76).all(), "0.299 of 255"
+    fine = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (64, 64))
+    assert np.abs(fetchers.resized(Image.fromarray(fine), 32, "L") - 127.5).max() < 20, "antialiased"
+
+
+# traffic signs, faces, retinas
+
+
+def signs(numbers, sizes=((20, 31), (64, 40))):
+    """Pictures of different sizes, each in one colour that shows its number in the benchmark."""
+    return [Image.new("RGB", sizes[i % 2], (number, i, 0)) for i, number in enumerate(numbers)]
+
+
+def test_traffic_signs_come_from_the_benchmark_and_are_labelled_as_the_table_names_them(server, monkeypatch, tmp_path):
+    from helpers.torchvision_import import torchvision
+
+    class GTSRB:
+        """As torchvision's: PIL images and the benchmark's classes, no slices."""
+
+        def __init__(self, root, split, download):
+            assert download and Path(root).is_dir() and split == "test"
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return signs([14, 0, 33])[i], [14, 0, 33][i]
+
+    folder, address = server
+    benchmark = TABLE["gtsrb"].fetch.args[0]
+    with zipfile.ZipFile(folder / "GTSRB_Final_Training_Images.zip", "w") as archive:
+        for number, picture in zip(range(43), signs(range(43)), strict=True):
+            picture.save(file := io.BytesIO(), "ppm")
+            archive.writestr(f"GTSRB/Final_Training/Images/{number:05d}/00000_00000.ppm", file.getvalue())
+            archive.writestr(f"GTSRB/Final_Training/Images/{number:05d}/GT-{number:05d}.csv", "Filename;Width")
+    fetched, download = [], torch.hub.download_url_to_file
+
+    def redirected(url, *args, **options):
+        fetched.append(url)
+        return download(address + url.rsplit("/", 1)[1], *args, **options)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", redirected)
+    monkeypatch.setattr(torchvision().datasets, "GTSRB", GTSRB)
+    fetch_with(monkeypatch, functools.partial(fetchers.gtsrb, dict.fromkeys(benchmark, 1)), "gtsrb")
+    train, test = (load("gtsrb", split, data_root=tmp_path) for split in ("train", "test"))
+    assert len(fetched) == 1 and fetched[0].startswith("https://")
+    assert train.images.shape == (43, 3, 32, 32) and train.labels.tolist() == list(range(43))
+    assert (train.images[:, 0, 16, 16] * 255).round().tolist() == list(benchmark)
+    assert [test.classes[y] for y in test.labels] == ["stop", "speed limit 20 km/h", "turn right"]
+    assert (test.images[:, 0] * 255).round().amax(dim=(1, 2)).tolist() == [14, 0, 33]
+
+
+def test_the_table_has_every_class_of_the_benchmark_once():
+    benchmark = TABLE["gtsrb"].fetch.args[0]
+    assert sorted(benchmark) == list(range(43)) and sum(benchmark.values()) == 39_209 == TABLE["gtsrb"].splits["train"]
+    names = dict(zip(benchmark, TABLE["gtsrb"].names, strict=True))
+    assert [names[number] for number in (0, 7, 14, 34, 39)] == [
+        *("speed limit 20 km/h", "speed limit 100 km/h", "stop", "turn left", "keep left"),
+    ]
+
+
+def test_celeba_is_the_square_in_the_centre_of_aligned_photographs(monkeypatch, tmp_path):
+    from helpers.torchvision_import import torchvision
+
+    tall = np.zeros((218, 178, 3), np.uint8)
+    tall[20:198] = 200
+    tall[20:30] = 100
+
+    class CelebA:
+        """As torchvision's with no targets: (PIL image, None)."""
+
+        def __init__(self, root, split, target_type, download):
+            assert download and Path(root).is_dir() and (split, target_type) == ("all", [])
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return Image.fromarray(tall // (i + 1)), None
+
+    monkeypatch.setattr(torchvision().datasets, "CelebA", CelebA)
+    fetch_with(monkeypatch, TABLE["celeba64"].fetch, "celeba64")
+    faces = load("celeba64", "all", data_root=tmp_path)
+    assert faces.images.shape == (2, 3, 64, 64) and faces.labels.tolist() == [0, 0]
+    assert (faces.images[0, :, :3] * 255).round().unique().tolist() == [100], "nothing of the black above"
+    assert (faces.images[0, :, 5:] * 255).round().unique().tolist() == [200], "nor of that below"
+    assert (faces.images[1, :, 5:] * 255).round().unique().tolist() == [100]
+
+
+def test_celeba_without_a_downloader_for_its_drive_is_a_failed_download(monkeypatch, tmp_path):
+    from helpers.torchvision_import import torchvision
+
+    def without(*args, **options):
+        raise RuntimeError("To download files from GDrive, 'gdown' is required")
+
+    monkeypatch.setattr(torchvision().datasets, "CelebA", without)
+    fetch_with(monkeypatch, TABLE["celeba64"].fetch, "celeba64")
+    with pytest.raises(DataError, match=r"could not download celeba64 .*gdown.*celeba64\.npz .*profile='smoke'"):
+        load("celeba64", "all", data_root=tmp_path)
+
+
+class OCTMNIST:
+    """As medmnist's: pixels in `imgs`, labels in a column of bytes. The pixels of an image are its number in its class."""
+
+    def __init__(self, split, download, root, size):
+        assert download and Path(root).is_dir() and size == 224
+        rng = np.random.default_rng(1)
+        self.labels = rng.permutation(np.repeat(np.arange(4, dtype=np.uint8), 20 if split == "train" else 2))[:, None]
+        number = np.array([(self.labels[:i, 0] == y).sum() for i, (y,) in enumerate(self.labels)], np.uint8)
+        self.imgs = np.tile(number[:, None, None], (1, 224, 224))
+
+
+def test_octmnist_has_as_many_training_images_of_each_class_drawn_by_a_seed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "medmnist", type(sys)("medmnist"))
+    sys.modules["medmnist"].OCTMNIST = OCTMNIST
+    real = TABLE["octmnist"].fetch
+    assert real.keywords == {"size": 224, "of_each": 1000} and real.args == ("OCTMNIST",)
+    few = functools.partial(real.func, *real.args, size=224, of_each=7)
+    fetch_with(monkeypatch, few, "octmnist")
+    train, test = (load("octmnist", split, data_root=tmp_path) for split in ("train", "test"))
+    assert train.images.shape == (28, 1, 224, 224) and train.labels.bincount().tolist() == [7] * 4
+    assert train.labels.tolist() != sorted(train.labels.tolist()), "in the order that they have"
+    numbers = [(train.images[train.labels == y][:, 0, 0, 0] * 255).round().int().tolist() for y in range(4)]
+    assert all(len(set(n)) == 7 and n == sorted(n) for n in numbers), "none twice"
+    assert any(n != list(range(7)) for n in numbers), "the first seven are no random part"
+    assert test.images.shape == (8, 1, 224, 224) and test.labels.bincount().tolist() == [2] * 4
+    assert same(few(), few()), "the same ones each time"
+
+
+def test_without_medmnist_it_is_named_with_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "medmnist", None)
+    fetch_with(monkeypatch, TABLE["octmnist"].fetch, "octmnist")
+    with pytest.raises(DataError, match=r"could not download octmnist .*medmnist.*: pip install medmnist\).*profile='smoke'"):
+        load("octmnist", "train", data_root=tmp_path)
 
 
 # CIFAR-100 without what CIFAR-10 has
@@ -1019,6 +1290,25 @@ def test_notmnist_has_a_thousand_of_each_letter():
 def test_cifar100_ood_has_75_classes(split):
     part = real("cifar100_ood", split)
     assert {part.classes[y] for y in part.labels.unique()} == set(part.classes) - VEHICLES_AND_MAMMALS
+
+
+def test_the_development_copy_of_the_traffic_signs_has_the_tables_order():
+    real("gtsrb", "test")
+    with np.load(default_root() / "gtsrb.npz") as file:
+        own = file["classes"].tolist() if "classes" in file.files else None
+    if own:  # German names, then
+        ours = dict(zip(own, DATASETS["gtsrb"].names, strict=True))
+        assert [ours[name] for name in ("stopp", "100_kmh", "vorgeschrieben_links", "vorbeifahren_links", "kreisverkehr")] == [
+            *("stop", "speed limit 100 km/h", "turn left", "keep left", "roundabout"),
+        ]
+
+
+@pytest.mark.parametrize(("name", "n", "shape"), [("covid_ct", [397, 349], (1, 224, 224)), ("celeba64", None, (3, 64, 64))])
+def test_slices_and_faces_have_their_shape(name, n, shape):
+    if name == "celeba64" and not (default_root() / "celeba64.npz").exists():
+        pytest.skip("needs celeba64: point BOOK_DATA at a folder with celeba64.npz")
+    split = real(name, "all") if n else load(name, "all")
+    assert split.images.shape[1:] == shape and split.labels.bincount().tolist() == (n or [len(split)])
 
 
 @pytest.mark.parametrize(("name", "of_each"), [("imagenet_sample", 1), ("imagenet_liang2020", 5)])

@@ -15,6 +15,7 @@ from torch import nn
 from helpers import pretrained as module
 from helpers.attacks import targeted_gradient
 from helpers.data import load
+from helpers.models import Normalise
 from helpers.pretrained import NETWORKS, pretrained
 from helpers.torchvision_import import torchvision
 
@@ -85,32 +86,40 @@ def test_a_missing_package_is_named_with_what_to_install(missing, monkeypatch):
 
 
 @pytest.fixture
-def inception_weights(monkeypatch, tmp_path):
+def weights(monkeypatch, tmp_path):
     """torchvision's download in the hands of a test: returns what is to be called with a function of (url, **options)."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     api = importlib.import_module(torchvision().models.__name__ + "._api")
     return lambda f: monkeypatch.setattr(api, "load_state_dict_from_url", f)
 
 
+FILES = {
+    "inception_v3": "inception_v3_google-0cc3c7bd.pth",
+    "resnet18": "resnet18-f37072fd.pth",
+    "densenet121": "densenet121-a639ec97.pth",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("invalid hash value"), OSError("disk full")], ids=repr)
-def test_inception_without_its_weights_says_where_they_are_wanted(inception_weights, error, tmp_path):
+def test_without_its_weights_a_network_says_where_they_are_wanted(weights, name, error, tmp_path):
     def fails(url, **options):
-        assert "inception_v3_google" in url
+        assert url.endswith(FILES[name])
         raise error
 
-    inception_weights(fails)
-    with pytest.raises(RuntimeError, match="the weights of inception_v3 could not be had") as caught:
-        pretrained("inception_v3")
+    weights(fails)
+    with pytest.raises(RuntimeError, match=f"the weights of {name} could not be had") as caught:
+        pretrained(name)
     text = str(caught.value)
-    assert str(error) in text and f"inception_v3_google-*.pth into {tmp_path}{os.sep}checkpoints" in text
+    assert str(error) in text and f"{FILES[name]} into {tmp_path}{os.sep}checkpoints" in text
     assert "efficientnet_lite0" in text and caught.value.__cause__ is error
 
 
-def test_inception_sees_299_pixels_from_minus_one_to_one(inception_weights, photographs):
+def test_inception_sees_299_pixels_from_minus_one_to_one(weights, photographs):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = torchvision().models.Inception3(transform_input=False, init_weights=False).eval()
-    inception_weights(lambda url, **options: net.state_dict())
+    weights(lambda url, **options: net.state_dict())
     network = pretrained("inception_v3")
     assert not any(m.training for m in network.modules()) and not any(p.requires_grad for p in network.parameters())
     large = nn.functional.interpolate(photographs[:1], (299, 299), mode="bilinear", align_corners=False)
@@ -118,3 +127,34 @@ def test_inception_sees_299_pixels_from_minus_one_to_one(inception_weights, phot
         expected = net(2 * large - 1)
     assert expected.shape == (1, 1000) and expected.std() > 1e-3
     torch.testing.assert_close(network(photographs[:1]), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "features"), [("resnet18", 512), ("densenet121", 1024)])
+def test_a_network_with_an_encoder_is_torchvisions_own(weights, photographs, name, features):
+    """Compared in float64, though fused in float32, with statistics that make batch normalisation do something."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torchvision().models.get_model(name, weights=None).eval().requires_grad_(False)
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.uniform_(-0.2, 0.2), norm.running_var.uniform_(0.5, 2)
+                norm.weight.uniform_(0.5, 1.5), norm.bias.uniform_(-0.2, 0.2)
+    weights(lambda url, **options: copy.deepcopy(net.state_dict()))
+    network = pretrained(name)
+    assert isinstance(network, nn.Sequential) and isinstance(network[0], Normalise) and isinstance(network[-1], nn.Linear)
+    assert not any(m.training for m in network.modules()) and not any(p.requires_grad for p in network.parameters())
+    net, network, seen = net.double(), network.double(), []
+    net.get_submodule({"resnet18": "fc", "densenet121": "classifier"}[name]).register_forward_pre_hook(
+        lambda m, x: seen.append(x[0])
+    )
+    x = photographs[..., :160, :128].double().requires_grad_()
+    transform = torchvision().models.get_model_weights(name).IMAGENET1K_V1.transforms()
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (transform.mean, transform.std))
+    expected = net((x - mean) / std)
+    assert expected.shape == (2, 1000) and (expected[0] - expected[1]).abs().max() > 0.01
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    encoded = network[:-1](x)
+    assert encoded.shape == (2, features)
+    torch.testing.assert_close(encoded, seen[0], rtol=0, atol=1e-5 * encoded.abs().max().item())
+    g, of = (torch.autograd.grad(z[:, :10].sum(), x, retain_graph=True)[0] for z in (network(x), expected))
+    assert of.norm() > 0 and (g - of).norm() < 1e-3 * of.norm()
