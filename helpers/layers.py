@@ -1,5 +1,7 @@
 """Layers that torch lacks, or draws or computes otherwise than the book wants them; `models` makes networks of them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -15,19 +17,33 @@ class Dropout(nn.Dropout):
 
 
 class Residual(nn.Module):
-    """relu(shortcut(x) + two 3×3 convolutions of x), each convolution with batch normalisation, ReLU between them.
+    """relu(shortcut(x) + two 3×3 convolutions of x), each convolution with a normalisation, ReLU between them.
 
     The shortcut is the identity, or a 1×1 convolution where the width or the size changes.
+
+    norm : width -> layer, e.g. nn.BatchNorm2d
+    shortcut_norm : normalise the shortcut's convolution too, which then has no bias, as torchvision's ResNet-18 has it
     """
 
-    def __init__(self, before: int, width: int, stride: int = 1):
+    def __init__(
+        self,
+        before: int,
+        width: int,
+        stride: int = 1,
+        *,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        shortcut_norm: bool = False,
+    ):
         super().__init__()
         self.body = nn.Sequential(
-            *(nn.Conv2d(before, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
-            *(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)),
+            *(nn.Conv2d(before, width, 3, stride, padding=1, bias=False), norm(width), nn.ReLU()),
+            *(nn.Conv2d(width, width, 3, padding=1, bias=False), norm(width)),
         )
-        same = before == width and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(before, width, 1, stride)
+        self.shortcut = nn.Identity()
+        if before != width or stride != 1:
+            self.shortcut = nn.Conv2d(before, width, 1, stride, bias=not shortcut_norm)
+            if shortcut_norm:
+                self.shortcut = nn.Sequential(self.shortcut, norm(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self.shortcut(x) + self.body(x)).relu()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from helpers.encoders import resnet18, traffic_signs
 from helpers.layers import Dropout, LocalNorm, Normalise, Residual
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -155,7 +156,7 @@ def last_convolution(network: nn.Sequential) -> int:
     return i
 
 
-ARCHITECTURES = {"mlp": mlp, "lenet": lenet, "cnn": cnn, "cuda_convnet": cuda_convnet, "vgg16": vgg16, "resnet": resnet}
+ARCHITECTURES = {f.__name__: f for f in (mlp, lenet, cnn, cuda_convnet, vgg16, resnet, resnet18, traffic_signs)}
 
 
 def zoo() -> list[str]:
