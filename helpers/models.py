@@ -11,17 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from helpers.encoders import resnet18, traffic_signs
+from helpers.layers import Dropout, LocalNorm, Normalise, Residual
+
 WEIGHTS = Path(__file__).parent / "weights"
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout with a mask that depends on the seed alone: torch draws its own differently from one version to another."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        keep = 1 - self.p
-        return x * (torch.rand(x.shape, dtype=torch.float64, device=x.device) < keep).to(x.dtype).div(keep)
 
 
 def mlp(inputs: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 0.0) -> nn.Sequential:
@@ -151,25 +144,6 @@ def resnet(
     return nn.Sequential(*layers, *head).to(memory_format=torch.channels_last)
 
 
-class Residual(nn.Module):
-    """relu(shortcut(x) + two 3×3 convolutions of x), each convolution with batch normalisation, ReLU between them.
-
-    The shortcut is the identity, or a 1×1 convolution where the width or the size changes.
-    """
-
-    def __init__(self, before: int, width: int, stride: int = 1):
-        super().__init__()
-        self.body = nn.Sequential(
-            *(nn.Conv2d(before, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
-            *(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)),
-        )
-        same = before == width and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(before, width, 1, stride)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.shortcut(x) + self.body(x)).relu()
-
-
 def last_convolution(network: nn.Sequential) -> int:
     """How many top-level layers of a network lie up to its last convolution's activation: `network[:i]` computes that,
     `network[i:]` the logits from it. raises ValueError for a network without convolutions"""
@@ -182,56 +156,7 @@ def last_convolution(network: nn.Sequential) -> int:
     return i
 
 
-class LocalNorm(nn.Module):
-    """Divide each value by (1 + scale · mean of squares in its window)^power (cuda-convnet's rnorm, cmrnorm and cnorm layers).
-
-    window : side of the square within one map, or channels across the maps
-    over : "map": the squares of a window of that map; "contrast": the same of the deviations from the window's mean;
-        "channels": across neighbouring maps at one position (torch.nn.LocalResponseNorm, which is far slower on a CPU)
-    """
-
-    def __init__(self, over: str = "map", *, window: int = 3, scale: float = 5e-5, power: float = 0.75):
-        super().__init__()
-        if (
-            over not in ("map", "contrast", "channels")
-            or window < 1
-            or window % 2 == 0
-            or not (0 <= scale < torch.inf and 0 <= power < torch.inf)
-        ):
-            wanted = "over must be map, contrast or channels, window odd, scale and power finite"
-            raise ValueError(f"{wanted}, not {over!r}, {window}, {scale}, {power}")
-        self.over, self.window, self.scale, self.power = over, window, scale, power
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        half = self.window // 2
-        if self.over == "channels":
-            padded = nn.functional.pad(x.square(), (0, 0, 0, 0, half, half))
-            squares = sum(padded[:, i : i + x.shape[1]] for i in range(self.window)) / self.window
-        else:
-            around = x
-            if self.over == "contrast":
-                around = x - nn.functional.avg_pool2d(x, self.window, 1, half, count_include_pad=False)
-            squares = nn.functional.avg_pool2d(around.square(), self.window, 1, half)
-        return x * (1 + self.scale * squares).pow(-self.power)
-
-
-class Normalise(nn.Module):
-    """(x − mean) / std per channel, as the first layer of a network, so that every ε is in units of pixels in [0, 1]."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        if len(mean) != len(std) or not all(0 < s < torch.inf for s in std) or not torch.tensor(mean).isfinite().all():
-            raise ValueError("mean and std need one finite value for each channel, std above 0")
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-3] != len(self.mean):
-            raise ValueError(f"images of {len(self.mean)} channels are wanted, not {tuple(x.shape)}")
-        return (x - self.mean) / self.std
-
-
-ARCHITECTURES = {"mlp": mlp, "lenet": lenet, "cnn": cnn, "cuda_convnet": cuda_convnet, "vgg16": vgg16, "resnet": resnet}
+ARCHITECTURES = {f.__name__: f for f in (mlp, lenet, cnn, cuda_convnet, vgg16, resnet, resnet18, traffic_signs)}
 
 
 def zoo() -> list[str]:

@@ -457,7 +457,8 @@ def test_a_resnet_comes_back_with_what_its_batch_normalisation_has_seen(empty_zo
 
 def test_every_architecture_is_known_by_its_functions_name():
     assert {name: f.__name__ for name, f in ARCHITECTURES.items()} == {name: name for name in ARCHITECTURES}
-    assert set(ARCHITECTURES) == {"mlp", "lenet", "cnn", "cuda_convnet", "vgg16", "resnet"}
+    assert all(getattr(models, name) is f for name, f in ARCHITECTURES.items())
+    assert set(ARCHITECTURES) == {"mlp", "lenet", "cnn", "cuda_convnet", "vgg16", "resnet", "resnet18", "traffic_signs"}
 
 
 def test_a_loaded_network_is_ready_to_attack(empty_zoo):
