@@ -3,6 +3,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from helpers.metrics import eval_mode, in_batches
 
 Tensor = torch.Tensor
 Shape = tuple[int, int, int]
+ADAM = {"betas": (0.5, 0.999)}  # Radford et al. 2016
 
 
 class Generator(nn.Module):
@@ -75,7 +77,8 @@ def _check(shape: Shape, *sizes: int) -> None:
 
 
 class GAN(nn.Module):
-    """A generator and its discriminator, as one module to train and to store. raises ValueError as they do"""
+    """A generator and its discriminator, as one module to train and to store. One class is an ordinary GAN, without classes: y is
+    all zeros. raises ValueError as they do"""
 
     def __init__(self, shape: Shape, classes: int, *, latent: int = 64, width: int = 32):
         super().__init__()
@@ -109,20 +112,46 @@ def fit_gan(
     raises ValueError for empty data, data of another shape or with more classes, or settings out of range, FloatingPointError if
         a loss is no longer finite
     """
-    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
-        raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
+    check_data(gan, data, gan.discriminator.classes)
+    players = {"discriminator": (gan.discriminator, ADAM), "generator": (gan.generator, ADAM)}
+    return by_turns(gan, data, _step, players, ("loss", "generator"), epochs, lr, batch_size, seed, checkpoint)
+
+
+def check_data(gan: GAN, data: Split, classes: int) -> None:
+    """Raise ValueError unless the data are images of the GAN's shape, at least one, with labels below `classes`."""
     if len(data) == 0:
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
-    wanted, classes = gan.discriminator.shape, gan.discriminator.classes
+    wanted = gan.discriminator.shape
     if data.images.shape[1:] != wanted or not 0 <= data.labels.min() <= data.labels.max() < classes:
         raise ValueError(f"{data.name} must hold images {wanted} of classes below {classes}, not {tuple(data.images.shape[1:])} "
                          f"of {data.labels.min()} to {data.labels.max()}")  # fmt: skip
+
+
+def by_turns(
+    model: nn.Module,
+    data: Split,
+    step: Callable[[nn.Module, Tensor, Tensor, dict], Tensor],
+    players: dict[str, tuple[nn.Module, dict]],
+    losses: tuple[str, ...],
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    seed: int,
+    checkpoint: Path | None,
+) -> list[dict]:
+    """The loop of `fit_gan`, for networks in `model` that take a step each per batch; returns one dict per epoch.
+
+    step : (model, x, y, parts) -> the values of `losses` on that batch; it calls `descend` for each player
+    players : name -> a part of the model and the other options of its Adam
+    """
+    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+        raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     torch.manual_seed(seed)
     orders, device = [torch.Generator().manual_seed(seed)], data.images.device
     total = epochs * -(-len(data) // batch_size)
-    parts: dict = {"model": gan}
-    for name, part in (("discriminator", gan.discriminator), ("generator", gan.generator)):
-        optimiser = torch.optim.Adam(part.parameters(), lr=lr, betas=(0.5, 0.999))
+    parts: dict = {"model": model}
+    for name, (part, options) in players.items():
+        optimiser = torch.optim.Adam(part.parameters(), lr=lr, **options)
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: training.linear(min(step, total - 1) / total))
         parts |= {name: optimiser, f"{name}_rate": rate}
     history: list[dict] = []
@@ -130,35 +159,41 @@ def fit_gan(
         [history] = training.resume(checkpoint, parts, orders, device)
     saved = time.monotonic()
     for epoch in range(len(history), epochs):
-        gan.train()
+        model.train()
         started = time.monotonic()
-        running = torch.zeros(2, device=device, dtype=torch.float64)
+        running = torch.zeros(len(losses), device=device, dtype=torch.float64)
         for index in torch.randperm(len(data), generator=orders[0]).to(device).split(batch_size):
-            running += _step(gan, data.images[index], data.labels[index], parts) * len(index)
+            running += step(model, data.images[index], data.labels[index], parts) * len(index)
         means = (running / len(data)).tolist()
         if not all(map(math.isfinite, means)):
             raise FloatingPointError(f"the losses became {means} in epoch {epoch + 1}: lower the learning rate ({lr})")
-        history.append({"loss": means[0], "generator": means[1], "seconds": round(time.monotonic() - started, 3)})
+        history.append(dict(zip(losses, means, strict=True)) | {"seconds": round(time.monotonic() - started, 3)})
         if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= training.CHECKPOINT_SECONDS:
             training.save(checkpoint, parts, orders, [history])
             saved = time.monotonic()
     return history
 
 
-def _step(gan: GAN, x: Tensor, y: Tensor, parts: dict) -> Tensor:
-    """A step of each; returns the discriminator's loss and the generator's: (2,)."""
+def descend(loss: Tensor, parts: dict, name: str) -> None:
+    """A step of one player's optimiser, and of its rate, down the gradient of the loss at its own weights alone."""
+    optimiser = parts[name]
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=[w for group in optimiser.param_groups for w in group["params"] if w.requires_grad])
+    optimiser.step()
+    parts[f"{name}_rate"].step()
+
+
+def _step(gan: GAN, x: Tensor, y: Tensor, parts: dict, penalty: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """A step of each; returns the discriminator's loss and the generator's: (2,).
+
+    penalty : of the images that the generator draws, a scalar that its loss receives beside
+    """
     fake = gan.generator(torch.randn(len(y), gan.generator.latent, device=x.device), y)
-    losses = []
-    for name in ("discriminator", "generator"):
-        gan.discriminator.requires_grad_(name == "discriminator")  # the generator's step needs no gradient of these weights
-        if name == "discriminator":  # softplus(−l) = −log D and softplus(l) = −log(1 − D) of the logit l
-            loss = (softplus(-gan.discriminator(x, y)) + softplus(gan.discriminator(fake.detach(), y))).mean()
-        else:
-            loss = softplus(-gan.discriminator(fake, y)).mean()
-        parts[name].zero_grad(set_to_none=True)
-        loss.backward()
-        parts[name].step()
-        parts[f"{name}_rate"].step()
-        losses.append(loss.detach())
-    gan.discriminator.requires_grad_(True)
-    return torch.stack(losses)
+    # softplus(−l) = −log D and softplus(l) = −log(1 − D) of the logit l
+    first = (softplus(-gan.discriminator(x, y)) + softplus(gan.discriminator(fake.detach(), y))).mean()
+    descend(first, parts, "discriminator")
+    second = softplus(-gan.discriminator(fake, y)).mean()
+    if penalty is not None:
+        second = second + penalty(fake)
+    descend(second, parts, "generator")
+    return torch.stack([first.detach(), second.detach()])

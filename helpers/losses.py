@@ -88,6 +88,17 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
+def uniform_cross_entropy(logits: Tensor) -> Tensor:
+    """−mean over the classes of log p_k in nats, per sample: (N,), at least log K, which is reached where all p_k are 1/K.
+
+    The cross-entropy from the uniform distribution, what outlier exposure adds at outliers (Hendrycks et al. 2019, §4); less log
+    K it is KL(U ‖ p). raises ValueError for logits that are not (N, K)
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be (N, K), not {tuple(logits.shape)}")
+    return logits.logsumexp(dim=1) - logits.mean(dim=1)
+
+
 def check_alpha(alpha: float) -> None:
     """Raise ValueError unless the order of a Rényi divergence is one that the HR loss takes."""
     if not 1 <= alpha < math.inf:
