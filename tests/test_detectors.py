@@ -24,7 +24,7 @@ from helpers.detectors import (
     Reconstruction,
     TotalVariation,
 )
-from helpers.detectors.features import gram_layers, gram_rows
+from helpers.detectors.gram import gram_layers, gram_rows
 from helpers.purifiers import ConvAutoencoder
 from helpers.torchvision_import import torchvision
 from helpers.training import fit
@@ -411,7 +411,7 @@ def test_rows_of_gram_matrices_by_hand():
 def test_the_gradient_of_the_rows(monkeypatch, block):
     """Against differences, and against torch's own of the formula."""
     if block:
-        monkeypatch.setattr("helpers.detectors.features._block", lambda f: block)
+        monkeypatch.setattr("helpers.detectors.gram._block", lambda f: block)
     f = torch.randn(5, 3, 2, 4, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     weight = torch.rand(5, 5, 3).double()
     for smooth in (False, True):

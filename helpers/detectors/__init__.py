@@ -13,7 +13,8 @@ nn.Sequential. No parameter receives a gradient from a detector's own preprocess
 not finite or no float, and for logits of another shape.
 """
 
-from helpers.detectors.features import Gram, Mahalanobis
+from helpers.detectors.features import Mahalanobis
+from helpers.detectors.gram import Gram
 from helpers.detectors.likelihood import Likelihood, LikelihoodComplexity, png_bits
 from helpers.detectors.outputs import JEM, ODIN, Detector, Ensemble, MaxSoftmax, OutlierExposure
 from helpers.detectors.pixels import NearestNeighbour, Reconstruction, TotalVariation
@@ -24,9 +25,9 @@ __all__ = [
     "Detector",
     "Ensemble",
     "Gram",
-    "Mahalanobis",
     "Likelihood",
     "LikelihoodComplexity",
+    "Mahalanobis",
     "MaxSoftmax",
     "NearestNeighbour",
     "OutlierExposure",
