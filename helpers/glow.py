@@ -1,4 +1,4 @@
-"""Glow, a normalising flow (Kingma & Dhariwal 2018): an invertible network whose negative log-likelihood of an image is exact."""
+"""Glow, a normalising flow (Kingma & Dhariwal 2018): an invertible network that gives images an exact likelihood."""
 
 import math
 
@@ -75,9 +75,9 @@ class Step(nn.Module):
 class Glow(nn.Module):
     """A multi-scale Glow: images (N, C, H, W) in [0, 1] <-> latents (N, C·H·W) that are standard normal for training images.
 
-    Each level trades space for channels (2×2 pixels become 4 channels), takes `depth` steps, and lets half of the channels go as
-    latents whose mean and deviation a convolution tells from the other half; what the last level keeps has a mean and a deviation
-    per value, which is a guess for aligned images (the paper: per channel).
+    Each level trades space for channels (2×2 pixels become 4 channels), takes `depth` steps, and lets half of the channels go
+    as latents, whose mean and deviation a convolution tells from the other half. What the last level keeps has a mean and a
+    deviation per value (the paper: per channel), a guess for images that are aligned, as faces are.
 
     shape : C, H, W, the last two divisible by 2^levels
     hidden : channels within a coupling
@@ -163,8 +163,8 @@ class Glow(nn.Module):
     def bits(self, x: Tensor) -> Tensor:
         """Negative log2-likelihood in bits per dimension, (N,), of images x (N, C, H, W) in [0, 1]; differentiable.
 
-        −log2 p(x) / (C·H·W) + log2(bins), p the density at x itself: no noise is drawn, and a small enough density means bits
-        below 0. raises ValueError for images of another shape
+        −log2 p(x) / (C·H·W) + log2(bins), p the density at x itself. Training adds noise and this does not, so that it lies
+        below `nll_objective`, and below 0 where the density is high. raises ValueError for another shape
         """
         z, log_det = self.encode(x)
         nats = 0.5 * (z.square() + LN_2PI).sum(dim=1) - log_det
@@ -179,7 +179,7 @@ class Glow(nn.Module):
         """New images (n, C, H, W) in [0, 1]. raises ValueError
 
         temperature : standard deviation of the latents; below 1 for likelier images (§6)
-        generator : decides the latents, which the CPU draws, so that they are the same on every device; None: torch's global one
+        generator : decides the latents, which the CPU draws, so that they are the same on every device; None: torch's global
         """
         if n < 1 or not 0 <= temperature < math.inf:
             raise ValueError(f"n must be at least 1 and temperature finite and >= 0, not {n} and {temperature}")

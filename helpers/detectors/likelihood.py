@@ -1,4 +1,4 @@
-"""Detectors by the likelihood of a normalising flow: a score (N,) of images (N, C, H, W) in [0, 1], higher for likelier ones."""
+"""Detectors by a flow's likelihood: a score (N,) of images (N, C, H, W) in [0, 1], higher for likelier ones."""
 
 import io
 
@@ -14,7 +14,7 @@ Tensor = torch.Tensor
 def png_bits(x: Tensor) -> Tensor:
     """The complexity L of images x (N, C, H, W) in [0, 1], C 1 or 3: bits of the PNG file per dimension C·H·W, (N,).
 
-    Rounded to 8 bits and compressed as far as PNG does (Serrà et al. 2020, §3); one by one, as a compressor takes one image.
+    Rounded to 8 bits and compressed as far as PNG does (Serrà et al. 2020); one by one, as a compressor takes one image.
     No gradient goes through. raises ValueError for what is no such image, NaN included
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
@@ -45,7 +45,7 @@ class Likelihood(Detector):
 
 
 class LikelihoodComplexity(Likelihood):
-    """−S of the OOD score S = NLL − L, both in bits per dimension (Serrà et al. 2020, eq. 1): low for an image that is less
+    """−S of the OOD score S = NLL − L, both in bits per dimension (Serrà et al. 2020): low for an image that is less
     likely than it is simple. L is `png_bits`.
 
     L is computed anew in each call, and is a constant to the gradient, which goes through the likelihood alone
