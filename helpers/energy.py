@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from helpers.losses import check_labels, check_shapes
+from helpers.losses import check_labels
 from helpers.metrics import eval_mode
 
 Tensor = torch.Tensor
-STEP, NOISE, JITTER = 0.25, 0.005, 0.015  # JEM's 1, 0.01 and 0.03, which are for pixels in [−1, 1], in those of [0, 1]
+STEP, NOISE, JITTER = 0.25, 0.005, 0.015  # JEM's 1, 0.01 and 0.03 of pixels in [−1, 1], in those of [0, 1]
 LIMIT = (
     1e3  # the gap between log p(x) of images and of samples at which training is given up; it stays below 10 while all is well
 )
@@ -29,10 +29,10 @@ def sgld(
 ) -> Tensor:
     """Samples near p(x) ∝ Σ_k exp(logit_k) by stochastic gradient Langevin dynamics from `start` (N, C, H, W): the same shape.
 
-    x ← x + step_size · ∂logsumexp/∂x + noise · N(0, 1), in evaluation mode (Grathwohl et al. 2020, eq. 8 and their code).
-    Langevin dynamics proper wants noise² = 2 · step_size; they take far less, which samples at a lower temperature. Nothing is
-    clamped, as there: a sample may leave [0, 1] a little. In the papers' pixels, in [−1, 1], the defaults are 1 and 0.01: a
-    gradient is half as large there and a distance twice as long
+    x ← x + step_size · ∂logsumexp/∂x + noise · N(0, 1), clamped to [0, 1], in evaluation mode (Grathwohl et al. 2020, §4, who do
+    not clamp; Du & Mordatch 2019 do). Langevin dynamics proper wants noise² = 2 · step_size: with less it samples at a lower
+    temperature, as theirs does. In their pixels, in [−1, 1], the defaults are 1 and 0.01: a gradient is half as large there and
+    a distance twice as long
     generator : draws the noise; None: torch's global one
     raises ValueError for settings out of range
     """
@@ -109,19 +109,22 @@ def jem_objective(
     jitter: float = JITTER,
     weight: float = 1.0,
     share: float = 1.0,
-    magnitude: float = 0.1,
+    magnitude: float = 0.0,
 ) -> Callable[[JEM, Tensor, Tensor], Tensor]:
-    """The objective −log p(y|x) − weight · log p(x) for helpers.training.fit of a `JEM` (Grathwohl et al. 2020, eq. 7).
+    """The objective −log p(y|x) − weight · log p(x) for helpers.training.fit of a `JEM` (Grathwohl et al. 2020, §4).
 
-    The gradient of log p(x) is that of logsumexp at images less that at samples, which `steps` of `sgld` bring forward from the
-    buffer. JEM: 20 steps, Adam at 1e-4, batches of 64, 10,000 samples in the buffer.
+    The gradient of log p(x) is that of f(x) = logsumexp at images less that at samples, which `steps` of `sgld` bring forward
+    from the buffer. The defaults are JEM's, with 20 steps, Adam at 1e-4, batches of 64 and 10,000 samples in the buffer
 
-    jitter : standard deviation of the Gaussian noise on the images, in pixels of [0, 1]; without it training diverges sooner
-    share : samples per image, in (0, 1]; JEM: 1. Most of the time goes to them
+    jitter : standard deviation of the Gaussian noise on the images, in pixels of [0, 1]
+    share : samples per image, in (0, 1]. Most of the time goes to them
+    magnitude : of the penalty on f(x)², at images and samples (Du & Mordatch 2019): it keeps |f| below about 1/(2 · magnitude),
+        where a small network without it raises f at images faster than the samples can follow, and diverges. JEM: 0
     the objective raises ValueError for a model that is no JEM, FloatingPointError where training diverges
     """
-    if not (0 <= jitter < math.inf and 0 <= weight < math.inf and 0 < share <= 1):
-        raise ValueError(f"jitter and weight must be finite and at least 0, share in (0, 1], not {jitter}, {weight}, {share}")
+    numbers = {"jitter": jitter, "weight": weight, "magnitude": magnitude}
+    if not all(0 <= number < math.inf for number in numbers.values()) or not 0 < share <= 1:
+        raise ValueError(f"{', '.join(numbers)} must be finite and at least 0 and share in (0, 1], not {numbers} and {share}")
 
     def objective(model: JEM, x: Tensor, y: Tensor) -> Tensor:
         if not isinstance(model, JEM):
@@ -130,11 +133,11 @@ def jem_objective(
         fake = sgld(model.network, start, steps=steps, step_size=step_size, noise=noise)
         model.buffer.store(index, fake)
         logits = model.network(torch.cat([x + jitter * torch.randn_like(x), fake.to(x)]))
-        (check_shapes if x.is_cuda else check_labels)(logits[: len(x)], y)
+        check_labels(logits[: len(x)], y)
         density = logits.logsumexp(dim=1)
         gap = density[: len(x)].mean() - density[len(x) :].mean()
-        if not gap.detach().abs() < LIMIT:
-            advice = "lower the learning rate, or take more steps, more jitter or a smaller weight"
+        if not gap.detach().abs() < LIMIT:  # also of NaN
+            advice = "lower the learning rate or the weight, or raise magnitude, steps or jitter"
             raise FloatingPointError(
                 f"log p(x) of images and samples lie {gap.item():.3g} apart, the training diverges: {advice}"
             )

@@ -16,10 +16,9 @@ BLOCK = 1 << 24  # values in float64 at once while a mixture is fitted: 128 MiB
 class GaussianMixture(nn.Module):
     """Σ_k w_k N(x; μ_k, σ_k² I) over images (N, C, H, W), in pixels of [0, 1].
 
-    Use `GaussianMixture.fit`; the constructor makes room for a fitted state: `centres` (K, C, H, W), `log_widths` (K,), the log of
-    σ_k, and `log_weights` (K,), of which a softmax is taken. They are parameters, frozen: Meinke & Hein train centres and widths
-    on with the classifier, at a rate of 1e-5; after requires_grad_(True), with a group of their own in the optimiser, so does
-    helpers.training.fit. Densities are summed in float64: in 3072 dimensions they reach thousands of nats
+    Use `GaussianMixture.fit`; the constructor makes room for a fitted state: `centres` (K, C, H, W), `log_widths` (K,), the log
+    of σ_k, and `log_weights` (K,), of which a softmax is taken: −inf for a component that no image was left of. They are
+    parameters, frozen. Densities are summed in float64: in 3072 dimensions they reach thousands of nats
     raises ValueError for what is no shape, or fewer than one component
     """
 
@@ -34,13 +33,13 @@ class GaussianMixture(nn.Module):
     @classmethod
     @torch.no_grad()
     def fit(
-        cls, images: Tensor, components: int, *, seed: int, steps: int = 20, shared: bool = False, floor: float = 0.05
+        cls, images: Tensor, components: int, *, seed: int, steps: int = 10, shared: bool = False, floor: float = 0.05
     ) -> "GaussianMixture":
         """Maximum likelihood on images (N, C, H, W) by expectation maximisation from K-means, of their type and device.
 
         seed : of K-means (scikit-learn's MiniBatchKMeans)
         steps : of expectation maximisation; 0 leaves K-means' clusters, of width as of one step
-        shared : one width for all components. Meinke & Hein begin so, and train the widths apart
+        shared : one width for all components
         floor : the smallest width, in pixels: a component of a single image would become infinitely narrow
         raises ValueError for fewer images than components, what is no finite float, or settings out of range
         """
@@ -52,7 +51,7 @@ class GaussianMixture(nn.Module):
             wanted = f"components from 1 to the {len(images)} images, steps of at least 0 and a floor above 0"
             raise ValueError(f"{wanted} are wanted, not {components}, {steps} and {floor}")
         rows = images.detach().flatten(1)
-        means = MiniBatchKMeans(components, random_state=seed, n_init=1, batch_size=1024, init="random")
+        means = MiniBatchKMeans(components, random_state=seed, n_init=1, batch_size=1024)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of fewer clusters than components where images are equal: the floor takes those
             places = torch.from_numpy(means.fit_predict(rows.float().cpu().numpy())).to(images.device).long()
@@ -77,7 +76,7 @@ class GaussianMixture(nn.Module):
         variance = spread.sum() / mass.sum() / values * torch.ones_like(mass) if shared else spread / some / values
         self.centres.copy_(centres.view_as(self.centres))
         self.log_widths.copy_(variance.clamp_min(floor**2).log() / 2)
-        self.log_weights.copy_((mass / mass.sum()).clamp_min(1e-30).log())
+        self.log_weights.copy_((mass / mass.sum()).log())
 
     def distances(self, x: Tensor) -> Tensor:
         """Squared Euclidean distances from images (N, C, H, W) to the centres: (N, K) float64. raises ValueError for another"""
@@ -117,11 +116,12 @@ def _blocks(rows: Tensor):
 
 
 class CCU(nn.Module):
-    """p(y|x) = (p(y|x, in) p(x|in) + λ p(x|out) / K) / (p(x|in) + λ p(x|out)) (Meinke & Hein 2020, eq. 3): images -> log p(y|x)
+    """p(y|x) = (p(y|x, in) p(x|in) + λ p(x|out) / K) / (p(x|in) + λ p(x|out)) (Meinke & Hein 2020, §3): images -> log p(y|x)
     (N, K), the classifier's where the data are likelier, uniform where the rest is.
 
     To train with helpers.outliers.with_outliers(outliers, weight=λ), whose cross-entropies take log p(y|x) as they take logits:
-    −log p(y|x) at images − λ · mean over k of log p(k|z) at outliers, the mixtures as they were fitted
+    −log p(y|x) at images − λ · mean over k of log p(k|z) at outliers. The mixtures stay as they were fitted; Meinke & Hein add
+    log p(x) and train them on, from one width for all, at a rate of 1e-5
 
     classifier : images -> logits (N, K); inside, outside : mixtures fitted to training images and to outliers
     odds : λ = p(out) / p(in); 1 in the paper
@@ -161,10 +161,10 @@ class CCU(nn.Module):
 
     @torch.no_grad()
     def certified_bound(self, x: Tensor, radius: float | Tensor) -> Tensor:
-        """What max over y of p(y|x') cannot exceed for any x' at a Euclidean distance of at most `radius` from images (N, C, H, W):
-        (N,) float64, in [1/K, 1] (Meinke & Hein 2020, theorem 3.1). It looks at the mixtures alone, whatever the classifier.
+        """What max over y of p(y|x') cannot exceed for x' within a Euclidean distance `radius` of images x (N, C, H, W): (N,)
+        float64, in [1/K, 1] (Meinke & Hein 2020, theorem 3.1). Of the classifier it knows the number of classes alone.
 
-        (1 + K b) / (K (1 + b)) grows with b = p(x'|in) / (λ p(x'|out)), and in the ball no Gaussian of the first is nearer than
+        (1 + K b) / (K (1 + b)) grows with b = p(x'|in) / (λ p(x'|out)); in the ball no Gaussian of the first is nearer than
         max(d(x, μ) − radius, 0), none of the second farther than d(x, ν) + radius
         radius : in pixels, a number or (N,), at least 0; raises ValueError for another
         """

@@ -21,6 +21,7 @@ from helpers.losses import (
     merge_reject,
     others,
     renyi_fit,
+    uniform_cross_entropy,
 )
 
 LOSSES = [log_odds, margin, dlr_loss]
@@ -473,3 +474,20 @@ def test_weights_of_an_order_that_the_loss_does_not_take_are_refused(alpha):
 def test_an_empty_batch_has_no_loss():
     with pytest.raises(ValueError, match="empty batch"):
         hr_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), alpha=1.6)
+
+
+def test_the_uniform_cross_entropy_is_minus_the_mean_log_probability_at_least_log_k():
+    logits, _ = random_logits()
+    torch.testing.assert_close(uniform_cross_entropy(logits), -logits.log_softmax(dim=1).mean(dim=1))
+    torch.testing.assert_close(uniform_cross_entropy(logits + 7), uniform_cross_entropy(logits))
+    soft = cross_entropy(logits, torch.full_like(logits, 1 / 5), reduction="none")
+    torch.testing.assert_close(uniform_cross_entropy(logits), soft)
+    assert (uniform_cross_entropy(logits) > math.log(5)).all()
+    torch.testing.assert_close(uniform_cross_entropy(torch.full((2, 5), 3.0)), torch.full((2,), math.log(5)))
+    assert uniform_cross_entropy(torch.tensor([[1e4, 0.0]])).item() == pytest.approx(5e3)  # where a float32 softmax is 1 and 0
+    assert torch.autograd.gradcheck(uniform_cross_entropy, logits[:3].clone().requires_grad_())
+
+
+def test_the_uniform_cross_entropy_of_what_are_no_logits_is_refused():
+    with pytest.raises(ValueError, match=r"logits must be \(N, K\)"):
+        uniform_cross_entropy(torch.zeros(3))
