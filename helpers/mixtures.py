@@ -40,7 +40,8 @@ class GaussianMixture(nn.Module):
         seed : of K-means (scikit-learn's MiniBatchKMeans)
         steps : of expectation maximisation; 0 leaves K-means' clusters, of width as of one step
         shared : one width for all components
-        floor : the smallest width, in pixels: a component of a single image would become infinitely narrow
+        floor : the smallest width, in pixels: a component of a single image would become infinitely narrow. Far from all centres
+            the mixture with the widest component wins: for CCU's guarantee the outliers' floor is to exceed the data's widest
         raises ValueError for fewer images than components, what is no finite float, or settings out of range
         """
         from sklearn.cluster import MiniBatchKMeans
@@ -117,7 +118,8 @@ def _blocks(rows: Tensor):
 
 class CCU(nn.Module):
     """p(y|x) = (p(y|x, in) p(x|in) + λ p(x|out) / K) / (p(x|in) + λ p(x|out)) (Meinke & Hein 2020, §3): images -> log p(y|x)
-    (N, K), the classifier's where the data are likelier, uniform where the rest is.
+    (N, K), the classifier's where the data are likelier, uniform where the rest is. Far from both it is uniform only if every
+    component of `outside` is wider than all of `inside` (their corollary 3.1): see shared and floor of `GaussianMixture.fit`.
 
     To train with helpers.outliers.with_outliers(outliers, weight=λ), whose cross-entropies take log p(y|x) as they take logits:
     −log p(y|x) at images − λ · mean over k of log p(k|z) at outliers. The mixtures stay as they were fitted; Meinke & Hein add

@@ -191,6 +191,18 @@ def test_the_bound_is_reached_at_radius_zero_and_grows_with_the_radius():
     assert direct.item() == pytest.approx((1 + 3 * odds) / (3 * (1 + odds)), rel=1e-6)
 
 
+def test_far_from_the_data_the_widest_component_decides_and_a_floor_makes_it_the_outliers():
+    inside = GaussianMixture.fit(clouds(), 3, seed=0, shared=True)
+    widest, grey = inside.log_widths.exp().max().item(), 0.5 + 0.02 * (clouds(seed=1) - 0.5)
+    far = torch.full((1, *SHAPE), 20.0)
+    for floor, uniform in ((0.01, False), (1.1 * widest, True)):
+        outside = GaussianMixture.fit(grey, 2, seed=0, floor=floor)
+        model = CCU(Sure(), inside, outside)
+        expected = 1 / 3 if uniform else 1.0
+        assert model.score(far).exp().item() == pytest.approx(expected, abs=1e-6)
+        assert model.certified_bound(far, 0.3).item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_bad_settings_are_refused():
     for wrong in [((2, 3), 1), ((1, 2, 0), 1), (SHAPE, 0)]:
         with pytest.raises(ValueError, match="a shape"):
