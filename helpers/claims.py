@@ -209,10 +209,10 @@ def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
     return float(mean - half), float(mean + half)
 
 
-def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int) -> dict:
+def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int, se: str = "") -> dict:
     """The verdict of a sentence whose predicate compares cells "row/column", paired by seed.
 
-    b may be a number; `greater(a, b, by)` claims that a exceeds b by at least that much, with no margin beside. A cell is one of
+    se : as in `compare`, for cells that have such a metric above 0; the others are rates of `images`. b may be a number; `greater(a, b, by)` claims that a exceeds b by at least that much, with no margin beside. A cell is one of
     the table's, or, where the paper only draws a curve, any metric of ours.
 
     Each term is supported (its interval lies on the claimed side), contradicted (beyond the margin on the other side) or
@@ -231,6 +231,8 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
 
     def sampled(name: str, v: np.ndarray) -> float:  # a quantity that is no rate has no binomial variance
         row, _, column = name.partition("/")
+        if se and f"{se} {column}" in rows and (own := by_seed(rows, row_axis, row, f"{se} {column}").mean()) > 0:
+            return float(own) ** 2
         other = ((cells.row == row) & (cells.column == column) & (cells.kind == "other")).any()
         return 0.0 if other or not 0 <= v.mean() <= 1 else image_variance(float(v.mean()), images, None, "other")
 
@@ -276,13 +278,15 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
     return {"verdict": verdict, **count}
 
 
-def judge_sentences(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, images: int) -> pd.DataFrame:
+def judge_sentences(
+    cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, images: int, se: str = ""
+) -> pd.DataFrame:
     """Every sentence drawn from a table, with its verdict: columns value, predicate and the fields of `judge_sentence`."""
     mine = cells[cells.source == source]
     if not (mine.kind == "sentence").any():
         raise KeyError(f"the claims have no sentences from {source!r}")
     said = mine[mine.kind == "sentence"].reset_index(drop=True)
-    judged = [judge_sentence(p, mine, rows, row_axis=row_axis, images=images) for p in said.predicate]
+    judged = [judge_sentence(p, mine, rows, row_axis=row_axis, images=images, se=se) for p in said.predicate]
     return said[["value", "predicate"]].join(pd.DataFrame(judged))
 
 

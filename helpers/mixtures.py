@@ -116,6 +116,43 @@ def _blocks(rows: Tensor):
         yield part.double()
 
 
+class Whitening(nn.Module):
+    """C^(−1/2) (x − mean) of images x (N, ...), C the covariance of training images: in this metric Meinke & Hein 2020 fit their
+    mixtures, since noise is far from natural images where those hardly vary. Use `Whitening.fit`; the constructor, of the shape of
+    one image, makes room for a fitted state and is the identity. raises ValueError for images of another shape"""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.shape = tuple(shape)
+        values = math.prod(self.shape)
+        self.register_buffer("mean", torch.zeros(values))
+        self.register_buffer("matrix", torch.eye(values))
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, images: Tensor, *, floor: float = 1e-6) -> "Whitening":
+        """Of images (N, ...), at least two. floor : share of the largest variance below which one counts as that share, as theirs
+
+        raises ValueError for fewer images, what is no finite float, images that are all equal, or a floor outside (0, 1]
+        """
+        if len(images) < 2 or not images.is_floating_point() or not images.isfinite().all() or not 0 < floor <= 1:
+            raise ValueError(f"at least two finite float images and a floor in (0, 1] are wanted, not {len(images)} and {floor}")
+        rows = images.flatten(1).double()
+        mean = rows.mean(dim=0)
+        variance, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+        if not variance[-1] > 0:
+            raise ValueError("the images are all equal: they have no covariance")
+        whitening = cls(tuple(images.shape[1:])).to(images)
+        whitening.mean.copy_(mean)
+        whitening.matrix.copy_((axes / variance.clamp_min(floor * variance[-1]).sqrt()) @ axes.T)
+        return whitening
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"images (N, {', '.join(map(str, self.shape))}) are wanted, not {tuple(x.shape)}")
+        return ((x.flatten(1) - self.mean) @ self.matrix).view_as(x)
+
+
 class CCU(nn.Module):
     """p(y|x) = (p(y|x, in) p(x|in) + λ p(x|out) / K) / (p(x|in) + λ p(x|out)) (Meinke & Hein 2020, §3): images -> log p(y|x)
     (N, K), the classifier's where the data are likelier, uniform where the rest is. Far from both it is uniform only if every
@@ -127,10 +164,20 @@ class CCU(nn.Module):
 
     classifier : images -> logits (N, K); inside, outside : mixtures fitted to training images and to outliers
     odds : λ = p(out) / p(in); 1 in the paper
+    metric : applied to images before the mixtures, which were fitted to what it gives; None: pixels as they are. `Whitening` as
+        in the paper
     raises ValueError for mixtures of different shapes, or odds that are not finite and above 0
     """
 
-    def __init__(self, classifier: nn.Module, inside: GaussianMixture, outside: GaussianMixture, *, odds: float = 1.0):
+    def __init__(
+        self,
+        classifier: nn.Module,
+        inside: GaussianMixture,
+        outside: GaussianMixture,
+        *,
+        odds: float = 1.0,
+        metric: nn.Module | None = None,
+    ):
         super().__init__()
         if inside.centres.shape[1:] != outside.centres.shape[1:]:
             shapes = [tuple(m.centres.shape[1:]) for m in (inside, outside)]
@@ -138,6 +185,7 @@ class CCU(nn.Module):
         if not 0 < odds < math.inf:
             raise ValueError(f"odds must be finite and above 0, not {odds}")
         self.classifier, self.inside, self.outside, self.odds = classifier, inside, outside, odds
+        self.metric = metric or nn.Identity()
 
     def encode(self, x: Tensor) -> Tensor:
         """The classifier's logits of images (N, C, H, W), without the mixtures: (N, K)."""
@@ -145,10 +193,11 @@ class CCU(nn.Module):
 
     def density(self, x: Tensor) -> Tensor:
         """log p(x|in) in nats: (N,) float64."""
-        return self.inside.log_density(x)
+        return self.inside.log_density(self.metric(x))
 
     def log_ratio(self, x: Tensor) -> Tensor:
         """log p(x|in) − log p(x|out) in nats: (N,) float64."""
+        x = self.metric(x)
         return self.inside.log_density(x) - self.outside.log_density(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,6 +225,7 @@ class CCU(nn.Module):
         with eval_mode(self.classifier):
             classes = self.classifier(x[:1]).shape[1]
         radius = radius.expand(len(x))[:, None]
+        x = self.metric(x)
         near = (self.inside.distances(x).sqrt() - radius).clamp_min(0).square()
         far = (self.outside.distances(x).sqrt() + radius).square()
         most = (self.inside.constants() + self.inside.exponents(near)).logsumexp(dim=1)
