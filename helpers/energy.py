@@ -114,7 +114,9 @@ def jem_objective(
     """The objective −log p(y|x) − weight · log p(x) for helpers.training.fit of a `JEM` (Grathwohl et al. 2020, §4).
 
     The gradient of log p(x) is that of f(x) = logsumexp at images less that at samples, which `steps` of `sgld` bring forward
-    from the buffer. The defaults are JEM's, with 20 steps, Adam at 1e-4, batches of 64 and 10,000 samples in the buffer
+    from the buffer. The defaults are JEM's, with 20 steps, Adam at 1e-4, batches of 64 and 10,000 samples in the buffer. They
+    are for a wide residual network and days of a GPU. models.cnn((16, 32, 64), 64) on 10,000 images of CIFAR-10 stays stable with
+    steps=10, step_size=1, noise=0.01, jitter=0.03, weight=0.1, share=0.5, magnitude=0.3 and Adam at 1e-3, a buffer of 1,000
 
     jitter : standard deviation of the Gaussian noise on the images, in pixels of [0, 1]
     share : samples per image, in (0, 1]. Most of the time goes to them
