@@ -212,8 +212,9 @@ def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
 def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int, se: str = "") -> dict:
     """The verdict of a sentence whose predicate compares cells "row/column", paired by seed.
 
-    se : as in `compare`, for cells that have such a metric above 0; the others are rates of `images`. b may be a number; `greater(a, b, by)` claims that a exceeds b by at least that much, with no margin beside. A cell is one of
+    b may be a number; `greater(a, b, by)` claims that a exceeds b by at least that much, with no margin beside. A cell is one of
     the table's, or, where the paper only draws a curve, any metric of ours.
+    se : as in `compare`, for cells that have such a metric above 0; the others are rates of `images`
 
     Each term is supported (its interval lies on the claimed side), contradicted (beyond the margin on the other side) or
     undecided. Together: `holds` (none contradicted, and the pooled difference of each form supported), `contradicted`, `in part`

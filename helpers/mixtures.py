@@ -117,9 +117,10 @@ def _blocks(rows: Tensor):
 
 
 class Whitening(nn.Module):
-    """C^(−1/2) (x − mean) of images x (N, ...), C the covariance of training images: in this metric Meinke & Hein 2020 fit their
-    mixtures, since noise is far from natural images where those hardly vary. Use `Whitening.fit`; the constructor, of the shape of
-    one image, makes room for a fitted state and is the identity. raises ValueError for images of another shape"""
+    """C^(−1/2) (x − mean) of images x (N, ...), C the covariance of training images: the metric of Meinke & Hein 2020's mixtures,
+    in which noise is far from natural images, as these hardly vary from pixel to pixel. Use `Whitening.fit`; the constructor,
+    of the shape of one image, makes room for a fitted state and is the identity. raises ValueError for images of another shape
+    """
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()

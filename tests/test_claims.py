@@ -140,6 +140,28 @@ def test_verdict_of_a_sentence(predicate, verdict, counts):
     assert (result["verdict"], (result["supported"], result["contradicted"], result["undecided"])) == (verdict, counts)
 
 
+def test_a_sentence_takes_a_cells_own_error_where_it_has_one():
+    """Of 30 images .5 is known to ± .18 as a rate; paired by image, as an AUROC of matched scores is, far better."""
+    mine = rows(a=[0.5, 0.501, 0.499]).assign(**{"se acc": 0.01})
+    how = {"row_axis": "method", "images": 30}
+    predicate, printed = "equal(a/acc, 0.5, 0.05)", cells(a="0.5")
+    assert claims.judge_sentence(predicate, printed, mine, **how)["verdict"] == "undecided"
+    assert claims.judge_sentence(predicate, printed, mine, se="se", **how)["verdict"] == "holds"
+    none = mine.assign(**{"se acc": 0.0})  # an error of 0 is that of a rate of 0 or 1: the images count again
+    assert claims.judge_sentence(predicate, printed, none, se="se", **how)["verdict"] == "undecided"
+
+
+def test_a_cell_is_judged_by_the_error_that_stands_beside_it():
+    mine = rows(a=[0.5, 0.501, 0.499])
+    table = cells(a="0.500").assign(source="T", same_as="")
+    how = {"row_axis": "method", "images": 30, "sampling": "part", "paper_images": 10_000}
+    assert claims.compare(table, mine, "T", **how).verdict.tolist() == ["undecided"]
+    judged = claims.compare(table, mine.assign(**{"se acc": 0.01}), "T", se="se", **how)
+    assert judged.verdict.tolist() == ["agrees"]
+    with pytest.raises(KeyError, match="se acc"):
+        claims.compare(table, mine, "T", se="se", **how)
+
+
 def test_every_form_of_a_sentence_has_to_be_supported():
     """Weaker by a point everywhere, yet "slightly more efficient": the many supported `equal` do not make it hold."""
     weaker = rows(a=A, near=[v + 0.01 for v in A])

@@ -8,7 +8,7 @@ import torch
 from torch import distributions, nn
 from torch.nn.functional import cross_entropy
 
-from helpers.mixtures import CCU, GaussianMixture
+from helpers.mixtures import CCU, GaussianMixture, Whitening
 from helpers.outliers import with_outliers
 
 SHAPE = (1, 2, 3)
@@ -224,3 +224,47 @@ def test_bad_settings_are_refused():
     for radius in (-0.1, math.nan, math.inf, torch.ones(4)):
         with pytest.raises(ValueError, match="radius must be a finite number"):
             ccu().certified_bound(x.double(), radius)
+
+
+def test_whitening_gives_its_images_no_mean_and_the_identity_as_covariance():
+    images = clouds(500, dtype=torch.float64) + torch.randn(500, 1, 1, 1).double()
+    white = Whitening.fit(images)
+    rows = white(images).flatten(1)
+    torch.testing.assert_close(rows.mean(dim=0), torch.zeros(6).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows.T @ rows / 500, torch.eye(6).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(white.matrix, white.matrix.T)
+
+
+def test_a_variance_below_the_floor_counts_as_the_floor():
+    images = torch.zeros(200, *SHAPE, dtype=torch.float64)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.randn(2, 200).double() * torch.tensor([[1.0], [1e-3]]).double()
+    across = Whitening.fit(images, floor=0.01)(images).flatten(1).std(dim=0, correction=0)
+    assert across[0].item() == pytest.approx(1, abs=1e-4)
+    assert across[1] < 0.02 and across[2:].max() < 1e-12  # divided by a tenth of the largest deviation, not by their own
+
+
+def test_ccu_looks_at_images_in_its_metric():
+    x = clouds(20, seed=3, dtype=torch.float64)
+    white = Whitening.fit(clouds(400, dtype=torch.float64)).double()
+    pair = [mixture([0.1, -0.3], [0.5, 1.0]), mixture([0.0], [2.0])]
+    with_metric, plain = CCU(Sure(), *pair, metric=white), CCU(Sure(), *pair)
+    torch.testing.assert_close(with_metric.log_ratio(x), plain.log_ratio(white(x)))
+    torch.testing.assert_close(with_metric.density(x), plain.density(white(x)))
+    torch.testing.assert_close(with_metric.certified_bound(x, 0.3), plain.certified_bound(white(x), 0.3))
+    assert not torch.allclose(with_metric.log_ratio(x), plain.log_ratio(x))
+
+
+@pytest.mark.parametrize(
+    ("images", "floor", "message"),
+    [
+        (torch.rand(1, *SHAPE), 1e-6, "at least two"),
+        (torch.rand(5, *SHAPE), 0.0, "floor"),
+        (torch.full((5, *SHAPE), torch.nan), 1e-6, "finite"),
+        (torch.ones(5, *SHAPE), 1e-6, "all equal"),
+    ],
+)
+def test_what_cannot_be_whitened_is_refused(images, floor, message):
+    with pytest.raises(ValueError, match=message):
+        Whitening.fit(images, floor=floor)
+    with pytest.raises(ValueError, match="are wanted"):
+        Whitening(SHAPE)(torch.rand(2, 3))
