@@ -60,18 +60,22 @@ def survivals(
     return pd.DataFrame(lines)
 
 
-def survival(defended: Sequence[float], undefended: Sequence[float], advertised: float, *, images: int) -> dict:
+def survival(
+    defended: Sequence[float], undefended: Sequence[float], advertised: float, *, images: int, variance: float | None = None
+) -> dict:
     """Whether a defence's advantage survives: worst case over all attacks per sample, paired by seed.
 
     defended, undefended : robust accuracies, one per seed, in the same order
     advertised : the advantage that the paper prints. The margin is 5 points, or half of what is advertised where that is less:
         a defence that keeps all of a small promise is not broken
+    variance : of the difference from the images, where it is not that of two rates of `images` each
     returns verdict (survives, broken, undecided), advantage, low, high, margin, and `left`: our advantage / the advertised
     """
     a, b = np.asarray(defended, dtype=float), np.asarray(undefended, dtype=float)
     if a.shape != b.shape or a.ndim != 1 or not len(a) or not (np.isfinite(a) & np.isfinite(b)).all():
         raise ValueError("defended and undefended must be finite, not empty, and paired by seed")
-    variance = sum(claims.image_variance(float(v.mean()), images, None, "other") for v in (a, b))
+    if variance is None:
+        variance = sum(claims.image_variance(float(v.mean()), images, None, "other") for v in (a, b))
     low, high = claims.interval(a - b, variance)
     margin = min(claims.CAP["attack"], advertised / 2) if advertised > 0 else claims.CAP["attack"]
     verdict = "survives" if low > margin else "broken" if high < margin else "undecided"

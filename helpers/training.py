@@ -22,7 +22,13 @@ def linear(progress: float) -> float:
     return 1 - progress
 
 
-def _factor(schedule: Schedule, progress: float) -> float:
+def cosine(progress: float) -> float:
+    """The same as half a cosine: from 1 down to 0, slowly at both ends."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def factor_of(schedule: Schedule, progress: float) -> float:
+    """What a schedule says. raises ValueError for a factor that is negative or not finite"""
     factor = schedule(progress)
     if not 0 <= factor < math.inf:
         raise ValueError(f"the schedule's factor must be finite and >= 0, not {factor} at {progress:.0%} of the training")
@@ -88,7 +94,7 @@ def fit(
     make = optimiser or partial(torch.optim.SGD, momentum=0.9 if momentum is None else momentum)
     optimiser = make(trainee.parameters() if parameters is None else parameters, lr=lr)
     total = epochs * -(-len(data) // batch_size)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(schedule, min(step, total - 1) / total))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: factor_of(schedule, min(step, total - 1) / total))
     history: list[list[dict]] = [[] for _ in networks]
     parts = {"model": trainee, "optimiser": optimiser, "rate": rate}
     if checkpoint is not None and checkpoint.exists():

@@ -134,12 +134,35 @@ def test_float64_and_restored_training_mode(images):
     assert all(p.grad is None for p in network.parameters())
 
 
+def test_dropout_is_off_and_gradients_are_on_whatever_the_caller_does(images):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3072, 5))
+    how = {"eps": 1.0, "steps": 4}
+    found = []
+    for training, grad in ((False, True), (True, True), (False, False)):
+        network.train(training)
+        with torch.set_grad_enabled(grad):
+            found.append(attacks.ood_attack(network, *images, generator=torch.Generator().manual_seed(0), **how))
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
+def test_a_gradient_that_is_not_finite_is_named(images):
+    def root(x):  # its value is 0, its slope there infinite
+        return (x.flatten(1).mean(dim=1, keepdim=True) * 0).sqrt() + x.flatten(1)[:, :2]
+
+    with pytest.raises(ValueError, match="gradient is not finite"):
+        attacks.ood_attack(root, *images, eps=1.0, steps=2)
+
+
 def test_mape_is_the_papers(images):
     z, z_in = np.array([[1.0, -2.0, 4.0]]), np.array([[2.0, -4.0, 4.0]])
     assert attacks.mape(torch.tensor(z), torch.tensor(z_in)).item() == pytest.approx(np.abs(z - z_in).mean() / 4)
     assert attacks.mape(torch.tensor([3.0]), torch.tensor([2.0])).item() == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="one shape"):
-        attacks.mape(torch.zeros(2, 3), torch.zeros(2, 4))
+    assert attacks.mape(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, -4.0]])).item() == pytest.approx(2.5 / 4)
+    for a, b in ((torch.zeros(2, 3), torch.zeros(2, 4)), (torch.zeros(0, 3),) * 2, (torch.zeros(2, 3).byte(),) * 2):
+        with pytest.raises(ValueError, match="float codes of one shape"):
+            attacks.mape(a, b)
 
 
 def test_eight_bit_rounds_to_what_a_png_holds(images):
@@ -159,7 +182,13 @@ def test_eight_bit_rounds_to_what_a_png_holds(images):
         ({"x_in": torch.full((6, 3, 32, 32), torch.nan)}, "NaN"),
         ({"x_init": torch.full((3, 32, 32), 2.0)}, "image values"),
         ({"encoder": lambda x: x.flatten(1) * torch.inf}, "not finite"),
-        ({"encoder": lambda x: x.mean()}, "one code for each"),
+        ({"encoder": lambda x: x.mean()}, "one code of floats for each"),
+        ({"encoder": lambda x: x.flatten(1).argmax(dim=1)}, "one code of floats for each"),
+        ({"encoder": lambda x: x.flatten(1).detach()}, "no way to follow"),
+        ({"loss": lambda z, z_in: (z - z_in).sum()}, "one value for each"),
+        ({"schedule": lambda share: float("nan")}, "factor must be finite"),
+        ({"steps": 2.5}, "whole number"),
+        ({"x_init": torch.rand(3, 32, 32).double()}, "as many as"),
     ],
 )
 def test_errors_say_what_is_wrong(encoder, images, change, message):

@@ -8,6 +8,7 @@ import torch
 from helpers.attacks.one_step import check_input, checked_gradient
 from helpers.metrics import eval_mode, in_batches
 from helpers.norms import check_norm, project, random_in_ball, steepest
+from helpers.training import factor_of
 
 Tensor = torch.Tensor
 Encoder = Callable[[Tensor], Tensor]
@@ -19,8 +20,8 @@ def mape(z: Tensor, z_in: Tensor) -> Tensor:
 
     The paper calls it mean absolute percentage error, though it divides by the largest value, not by each.
     """
-    if z.shape != z_in.shape or z.ndim < 1:
-        raise ValueError(f"two batches of codes of one shape are wanted, not {tuple(z.shape)} and {tuple(z_in.shape)}")
+    if z.shape != z_in.shape or z.numel() == 0 or z.ndim < 1 or not (z.is_floating_point() and z_in.is_floating_point()):
+        raise ValueError(f"two batches of float codes of one shape are wanted, not {tuple(z.shape)} and {tuple(z_in.shape)}")
     z, z_in = z.reshape(len(z), -1), z_in.reshape(len(z_in), -1)
     return (z - z_in).abs().mean(dim=1) / z_in.abs().amax(dim=1).clamp_min(torch.finfo(z_in.dtype).tiny)
 
@@ -63,39 +64,52 @@ def ood_attack(
         (with "linf" its sign), and the projected perturbation is written back
     stop : a sample whose `mape` is below leaves the batch; None: all take all steps
     loss : (codes, codes of x_in) -> (N,), minimised; another one than the distance leads elsewhere, past the codes say
-    schedule : share of the steps taken -> factor of lr; None: constant, as in Algorithm 1
-    generator : of the random start; None: torch's own. The authors' start is uniform in ±eps per value and then brought into the
-        ball, so for "l2" nearly always on its surface
-    batch_size : how many are attacked at once; None: what is fast. Each sample's way is the same in any batch but for rounding
+    schedule : share of the steps taken -> factor of lr, `training.cosine` say; None: constant, as in Algorithm 1
+    generator : of the random start, drawn batch by batch; None: torch's own. The authors' start is uniform in ±eps per value and
+        then brought into the ball, so for "l2" nearly always on its surface
+    batch_size : how many are attacked at once; None: what is fast. From one start a sample's way is the same in any batch but for
+        rounding
     callback : (step, indices, images, mape) of the samples still in the batch, before each step and after the last
 
     Returned are detached images like x_in. raises ValueError for a negative or non-finite eps or lr, an empty batch, NaN or
     pixels out of range, shapes that do not fit, codes or gradients that are not finite
     """
     x_init = x_init.expand_as(x_in) if x_init.ndim == x_in.ndim - 1 else x_init
-    for x in (x_in, x_init):
-        check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True)
-    if x_init.shape != x_in.shape:
-        raise ValueError(f"x_init must be one image or as many as x_in {tuple(x_in.shape)}, not {tuple(x_init.shape)}")
+    for name, x in (("x_in", x_in), ("x_init", x_init)):
+        try:
+            check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if x_init.shape != x_in.shape or x_init.dtype != x_in.dtype:
+        raise ValueError(
+            f"x_init must be one image or as many as x_in {tuple(x_in.shape)}, not {tuple(x_init.shape)}, {x_init.dtype}"
+        )
     check_norm(norm, ("l2", "linf"))
     lr = eps / 100 if lr is None else lr
-    if steps < 1 or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
-        raise ValueError(f"steps must be at least 1, lr finite and >= 0, stop >= 0 or None, not {steps}, {lr} and {stop}")
-    factor = schedule or (lambda share: 1.0)
+    if steps < 1 or steps != int(steps) or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
+        raise ValueError(
+            f"steps must be a whole number of at least 1, lr finite and >= 0, stop >= 0 or None, not {steps}, {lr} and {stop}"
+        )
+    schedule = schedule or (lambda share: 1.0)
 
     def batch(x_in: Tensor, x_init: Tensor, index: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = _checked(encoder(x_in), len(x_in))
         now = (x_init + project(random_in_ball(x_init, eps, "linf", generator), eps, norm)).clamp_(0, 1)
         mean, largest = torch.zeros_like(now), torch.zeros_like(now)  # Adamax's moments
-        best, lowest = now.clone(), torch.full((len(now),), torch.inf, device=now.device, dtype=wanted.dtype)
+        best, lowest = torch.empty_like(now), torch.full((len(now),), torch.inf, device=now.device, dtype=wanted.dtype)
         alive = torch.arange(len(now), device=now.device)
         for step in range(steps + 1):
             now = now.detach().requires_grad_()
             codes = _checked(encoder(now), len(now))
             value, error = loss(codes, wanted[alive]), mape(codes.detach(), wanted[alive])
+            if value.shape != (len(now),):
+                raise ValueError(f"the loss must return one value for each of the {len(now)} samples, not {tuple(value.shape)}")
+            if not value.requires_grad:
+                raise ValueError("the codes do not depend on the image by anything with a gradient: there is no way to follow")
             better = value.detach() < lowest[alive]
-            best[alive[better]], lowest[alive[better]] = now.detach()[better], value.detach()[better]
+            best[alive[better]] = now.detach()[better]
+            lowest[alive[better]] = value.detach()[better].to(lowest.dtype)
             if callback is not None:
                 callback(step, index[alive], now.detach(), error)
             left = torch.ones_like(better) if stop is None else error >= stop
@@ -105,7 +119,7 @@ def ood_attack(
             alive, start, moved = alive[left], x_init[alive[left]], now.detach()[left]
             mean = mean[left].lerp_(g, 1 - BETAS[0])
             largest = torch.maximum(BETAS[1] * largest[left], g.abs() + TINY)
-            moved -= lr * factor(step / steps) / (1 - BETAS[0] ** (step + 1)) * mean / largest
+            moved -= lr * factor_of(schedule, step / steps) / (1 - BETAS[0] ** (step + 1)) * mean / largest
             now = (start + project(moved - start, eps, norm)).clamp_(0, 1)
         return best
 
@@ -115,8 +129,9 @@ def ood_attack(
 
 
 def _checked(codes: Tensor, number: int) -> Tensor:
-    if codes.ndim < 1 or len(codes) != number:
-        raise ValueError(f"the encoder must return one code for each of the {number} images, not {tuple(codes.shape)}")
+    if not torch.is_tensor(codes) or not codes.is_floating_point() or codes.ndim < 1 or len(codes) != number:
+        got = f"{codes.dtype} {tuple(codes.shape)}" if torch.is_tensor(codes) else type(codes).__name__
+        raise ValueError(f"the encoder must return one code of floats for each of the {number} images, not {got}")
     if not codes.isfinite().all():
         raise ValueError("the encoder returned codes that are not finite: there is nothing to match")
     return codes
