@@ -297,7 +297,7 @@ def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
     declared : {name: value}; a name is looked up among the settings, then "<split> images" among the data of a row. What the
     paper does not declare is not compared.
     """
-    settings = settings | {k: v for group in settings.values() if isinstance(group, dict) for k, v in group.items()}
+    settings = {k: v for group in settings.values() if isinstance(group, dict) for k, v in group.items()} | settings
     sizes = {f"{name.rpartition('/')[2]} images": entry["size"] for name, entry in data.items()}
     marks = []
     for name, value in declared.items():
