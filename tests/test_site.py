@@ -36,7 +36,8 @@ def test_every_page_of_the_contents_is_there(site):
     import yaml
 
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    names = [toc["root"], *(c["file"] for c in toc["chapters"])]
+    pages = [page for c in toc["chapters"] for page in (c, *c.get("sections", []))]
+    names = [toc["root"], *(page["file"] for page in pages)]
     assert all((site / f"{name}.html").exists() for name in names)
     assert {p.stem for p in run.chapters()} <= {Path(name).name for name in names}
     assert (site / "index.html").exists()
