@@ -116,6 +116,11 @@ def anchor(*arguments) -> str:
     return "-".join(["rows", *re.findall(r"\w+", " ".join(map(str, arguments)))])
 
 
+def group_of(row: dict) -> str:
+    """The name, on its page, of the group that a row belongs to: those that differ from it in the seed only."""
+    return anchor(*(v for k, v in row["args"].items() if k != "seed"))
+
+
 def remove(path: Path, keys: list[str]) -> None:
     """Take rows out of a file, whole or not at all."""
     kept = [json.dumps(row) + "\n" for key, row in read(path).items() if key not in keys]

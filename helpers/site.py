@@ -65,11 +65,8 @@ def rows_pages(app):
 
 def rows_page(name: Path, rows: list[dict]) -> str:
     """The rows of one file as HTML: settings and data once, then a line per row, grouped by its arguments other than the seed."""
-
-    def group(row):
-        return storage.anchor(*(v for k, v in row["args"].items() if k != "seed"))
-
-    rows = sorted(rows, key=lambda r: (list(map(group, rows)).index(group(r)), r["args"]["seed"]))
+    groups = list(dict.fromkeys(map(storage.group_of, rows)))
+    rows = sorted(rows, key=lambda r: (groups.index(storage.group_of(r)), r["args"]["seed"]))
     first = rows[0]
     arguments, metrics = list(first["args"]), list(dict.fromkeys(m for r in rows for m in r["metrics"]))
     head = [
@@ -85,7 +82,7 @@ def rows_page(name: Path, rows: list[dict]) -> str:
     ]
     lines, seen = [], {}
     for r in rows:
-        name_of_group = group(r)
+        name_of_group = storage.group_of(r)
         at = "" if name_of_group in seen else f' id="{name_of_group}"'
         mine = [v for k, v in r["args"].items() if k != "seed"]
         if seen.setdefault(name_of_group, mine) != mine:

@@ -170,7 +170,7 @@ class Experiment:
         if lacking := [p for p in PROFILES if not isinstance(profiles[p].get("seeds"), int) or profiles[p]["seeds"] < 1]:
             raise ValueError(f'{name}: the settings at {", ".join(lacking)} need "seeds", a count of at least 1')
         self.study, self.name, self.version, self.axes, self.data = study, name, version, axes or {}, data
-        self.profiles = profiles
+        self.profiles, self.rows = profiles, []
         self.profile = study.profile if study.profile != "report" else self._best()
         self.settings = profiles[self.profile]
 

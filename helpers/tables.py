@@ -36,9 +36,9 @@ def mark(verdict: str) -> str:
 
 
 def rows_link(experiment, group: str, text: str) -> str:
-    """A link to the rows of `experiment` whose arguments other than the seed are `group`."""
-    groups = {storage.anchor(*(v for k, v in r["args"].items() if k != "seed")) for r in getattr(experiment, "rows", None) or []}
-    at = f"#{storage.anchor(group)}" if group and (not groups or storage.anchor(group) in groups) else "#"  # else to all of them
+    """A link to the rows of `experiment` whose arguments other than the seed are `group`; to all of them where none are."""
+    name = storage.anchor(group)
+    at = f"#{name}" if name in map(storage.group_of, experiment.rows) else "#"
     target = f"../results/{experiment.study.paper}/{experiment.profile}/{experiment.name}.jsonl{at}"
     return f'<a href="{escape(target)}" title="the rows behind this number">{text}</a>'
 

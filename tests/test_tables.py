@@ -16,7 +16,11 @@ EXPERIMENT = SimpleNamespace(
     name="t",
     profile="cpu",
     study=SimpleNamespace(paper="p"),
-    rows=[{"settings": {"epochs": 1}, "data": {"digits/test": {"size": 500}}}],
+    rows=[
+        {"settings": {"epochs": 1}, "data": {"digits/test": {"size": 500}}, "args": {"method": m, "seed": s}}
+        for m in ("A", "B&C")
+        for s in (0, 1)
+    ],
     status=lambda: {
         "experiment": "t",
         "profile": "cpu",
@@ -101,6 +105,11 @@ def test_a_cell_that_the_paper_does_not_print_shows_a_dash():
     assert html.count("<td>–</td>") == 1 and html.count('class="verdict') == 3
     assert html.index('"row">B&amp;C') < html.index("<td>–</td>") < html.index("#rows-B-C"), "under x, before what stands under y"
     assert "<td>–</td>" not in tables.paper_table(verdicts(), EXPERIMENT, {}).data
+
+
+def test_a_line_that_is_no_group_of_rows_links_to_all_of_them():
+    html = tables.paper_table(verdicts(), EXPERIMENT, {}, group=lambda row: {"A": "of no row", "B&C": ""}[row]).data
+    assert html.count('href="../results/p/cpu/t.jsonl#"') == 4 + 1 and "#rows" not in html  # four cells and the provenance
 
 
 def test_further_words_stand_under_their_cell_only():
