@@ -175,10 +175,10 @@ def card(name: str) -> dict:
 
 
 def _architectures() -> dict:
-    """What the zoo can hold: networks, and the purifiers that are fitted or trained (their module stands above this one)."""
-    from helpers import purifiers
+    """What the zoo can hold: networks, fitted or trained purifiers, and the flow (their modules stand above this one)."""
+    from helpers import glow, purifiers
 
-    fitted = {c.__name__: c for c in (purifiers.PCA, purifiers.Autoencoder, purifiers.ConvAutoencoder)}
+    fitted = {c.__name__: c for c in (purifiers.PCA, purifiers.Autoencoder, purifiers.ConvAutoencoder, glow.Glow)}
     return ARCHITECTURES | fitted
 
 

@@ -24,7 +24,7 @@ from helpers import rows as storage
 from helpers.fingerprint import fingerprint
 from helpers.metrics import accuracy
 from helpers.progress import GridProgress
-from helpers.rows import ROOT, RowError, key_of
+from helpers.rows import ROOT, RowError, canonical, key_of
 from helpers.trained import Trained
 
 PROFILES = ("paper", "cpu", "smoke")  # best first
@@ -130,20 +130,24 @@ class Study:
         siblings = [s for s in together if self.seeds is None or s in self.seeds] if self.at_once else []
         return Trained(self, name, build, train, settings, data, version, args, siblings)
 
-    def publish(self, name: str, network: torch.nn.Module, test: datasets.Split, about: dict) -> None:
-        """When recording, add a network to the zoo, unless one of a better profile is there.
+    def publish(self, name: str, network, test: datasets.Split, about: dict, measure: Callable | None = None) -> None:
+        """When recording, add a network to the zoo, unless it or one of a better profile is there. Delete a card to renew it.
 
+        network : a module, or a function that opens one, called only where the zoo lacks it
         about : see `save_pretrained`; {"before": the name of another one} for a purifier, whose accuracy is theirs together
+        measure : (network, test) -> {words on the card: number}; None: the clean accuracy
         """
-        if not self.record or (
-            name in models.zoo() and PROFILES.index(models.card(name)["profile"]) < PROFILES.index(self.profile)
-        ):
+        there = models.card(name) if name in models.zoo() else {}
+        card = {**about, "test images": [test.name, len(test), test.digest], "profile": self.profile}
+        better = there and PROFILES.index(there["profile"]) < PROFILES.index(self.profile)
+        if not self.record or better or all(k in there and canonical(there[k]) == canonical(card[k]) for k in card):
             return
-        made = {"paper": self.paper, "profile": self.profile, "commit": storage.commit()}
-        whole = [network, models.load_pretrained(about["before"], device=self.device)] if "before" in about else [network]
-        right = round(accuracy(torch.nn.Sequential(*whole), *test.xy), 4)
-        measured = {"test images": [test.name, len(test), test.digest], "clean accuracy": right}
-        models.save_pretrained(name, network, {**about, **measured, **made})
+        network = network if isinstance(network, torch.nn.Module) else network()
+        before = [models.load_pretrained(about["before"], device=self.device)] if "before" in about else []
+        whole = torch.nn.Sequential(network, *before)
+        measured = measure(network, test) if measure else {"clean accuracy": accuracy(whole, *test.xy)}
+        measured = {words: round(float(value), 4) for words, value in measured.items()}
+        models.save_pretrained(name, network, {**card, **measured, "paper": self.paper, "commit": storage.commit()})
 
 
 class Experiment:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +137,29 @@ def test_a_network_joins_the_zoo_only_when_recording_and_not_over_a_better_one(b
     assert models.card("p/net")["clean accuracy"] == round(
         (network(test.images).argmax(1) == test.labels).double().mean().item(), 4
     )
+
+
+def test_a_network_that_the_zoo_has_is_not_opened_to_be_published_again(book, tmp_path, monkeypatch):
+    from helpers import models
+
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    about = {"architecture": {"name": "mlp", "arguments": {"inputs": 4, "hidden": (3,), "classes": 2}}, "seed": 0}
+    test, opened = Split("toy/test", torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1]), ("0", "1")), []
+
+    def publish(about, test=test):
+        def network():
+            opened.append(about)
+            return mlp(4, (3,), 2)
+
+        study = Study("p", "smoke", device="cpu", record=True)
+        study.publish("p/net", network, test, about, lambda network, test: {"outputs": len(network(test.images)[0])})
+
+    publish(about)
+    publish(about)
+    assert len(opened) == 1 and models.card("p/net")["outputs"] == 2 and "clean accuracy" not in models.card("p/net")
+    publish({**about, "seed": 1})
+    publish({**about, "seed": 1}, replace(test, images=1 - test.images))
+    assert len(opened) == 3 and models.card("p/net")["seed"] == 1
 
 
 def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(book):
