@@ -87,5 +87,21 @@ def survival(
         "high": high,
         "margin": margin,
         "advertised": advertised,
-        "left": advantage / advertised if advertised else float("nan"),
+        "left": advantage / advertised if advertised > 0 else float("nan"),
     }
+
+
+def detection(before: Sequence[float], after: Sequence[Sequence[float]], *, images: int) -> dict:
+    """Whether a detector keeps what it had over guessing, an AUROC of one half: the fields of `survival`, defended, undefended.
+
+    before : AUROC before any attack, one per network; its mean over one half is what is advertised
+    after : the same after each of several attacks, (attacks, networks); network by network the one that leaves least counts
+    images : of each AUROC
+    """
+    before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if after.ndim != 2 or before.shape != after.shape[1:]:
+        raise ValueError(f"AUROC after is wanted by attack and network, for {before.shape} networks, not {after.shape}")
+    worst, guess = after.min(axis=0), np.full(len(before), 0.5)
+    variance = claims.image_variance(float(worst.mean()), images, None, "other")
+    judged = survival(worst, guess, float(before.mean()) - 0.5, images=images, variance=variance)
+    return {"defended": float(worst.mean()), "undefended": 0.5, **judged}

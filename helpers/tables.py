@@ -6,8 +6,8 @@ site turns it into a page that explains each row.
 
 import base64
 import io
-import re
 from collections.abc import Callable
+from functools import partial
 from html import escape
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 
 from helpers import claims
 from helpers import rows as storage
+from helpers.formats import amount, number, percent, without_zeros  # noqa: F401  a chapter says tables.number
 
 MARKS = {
     "agrees": "✓",
@@ -50,29 +51,6 @@ def table(head: list[str], body: list[list[str]], css: str = "") -> str:
     return f'<div class="wide"><table class="claims {css}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A rate as it is printed in this field: `.885`; 1 stays `1.000`."""
-    if not np.isfinite(value):
-        return "–"
-    text = f"{round(float(value), digits) + 0.0:.{digits}f}"  # + 0.0 turns a rounded -0 into 0
-    return without_zeros(text).replace("-", "−")
-
-
-def amount(value: float, printed: str = "", digits: int = 1) -> str:
-    """A number in the unit in which the paper prints its own: 0.3514 beside "35.14 %" is `35.1`, beside "0.35" `.351`.
-
-    digits : of a percentage; a fraction has two more
-    """
-    if not printed.endswith("%") or not np.isfinite(value):
-        return number(value, digits + 2)
-    return f"{round(100 * float(value), digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def without_zeros(text: str) -> str:
-    """Rates in a text as they are printed in this field: 0.885 becomes .885."""
-    return re.sub(r"\b0\.", ".", text)
-
-
 def picture(pixels: np.ndarray, alt: str) -> str:
     """An image (H, W, 3) uint8 as an HTML image that brings its pixels along, to stand in a cell of `table`."""
     file = io.BytesIO()
@@ -88,11 +66,13 @@ def means_table(
     columns: list[str],
     also: dict[tuple[str, str], str] | None = None,
     unit: str = "",
+    small: str = "MAPE",
 ) -> HTML:
     """Our means with their 95 % intervals over networks where the paper prints nothing to compare with; numbers link to rows.
 
     rows : of `experiment.grid`; a line per value of `row_axis`; a column that a row does not have stays empty
     also : as in `paper_table`; unit : "%" prints rates in percent
+    small : columns with this word in their name are shares that may be tiny: in percent, to two significant digits
     """
     body = []
     for row in dict.fromkeys(rows[row_axis]):
@@ -100,25 +80,28 @@ def means_table(
         for column in columns:
             words = (also or {}).get((row, column))
             more = f'<br><span class="paper">{escape(words)}</span>' if words else ""
-            line.append(mean_cell(rows, experiment, row_axis, row, column, unit) + more)
+            line.append(mean_cell(rows, experiment, row_axis, row, column, "small %" if small in column else unit) + more)
         body.append(line)
     many = rows.groupby(row_axis).seed.nunique().max() > 1
     notes = ["in percent"] * (unit == "%") + ["± is the 95 % interval over networks"] * bool(many)
     line = f'<p class="provenance">{"; ".join(notes).capitalize()}.</p>' if notes else ""
-    return HTML(table(["", *map(escape, columns)], body) + line + provenance(experiment))
+    head = [f"{escape(c)}, %" if small in c else escape(c) for c in columns]
+    return HTML(table(["", *head], body) + line + provenance(experiment))
 
 
 def mean_cell(rows: pd.DataFrame, experiment, row_axis: str, row: str, column: str, unit: str = "") -> str:
     """One cell of `means_table`: our mean, with its 95 % interval over networks if there are several, linked to its rows.
 
+    unit : "%" prints percent, "small %" percent to two significant digits
     A row without the column, or with no number in it, gives a dash.
     """
+    text = percent if unit == "small %" else partial(amount, printed=unit)
     values = claims.by_seed(rows, row_axis, row, column).dropna() if column in rows else pd.Series(dtype=float)
     if values.empty:
         return "–"
     low, high = claims.interval(values.to_numpy())
-    spread = f" ± {amount((high - low) / 2, unit)}" if len(values) > 1 else ""
-    return rows_link(experiment, str(row), f"<b>{amount(values.mean(), unit)}</b>{spread}")
+    spread = f" ± {text((high - low) / 2)}" if len(values) > 1 else ""
+    return rows_link(experiment, str(row), f"<b>{text(values.mean())}</b>{spread}")
 
 
 def provenance(experiment) -> str:
@@ -230,7 +213,7 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
             text(s.undefended),
             f"{text(s.advantage)} ({text(s.low)} to {text(s.high)})",
             text(s.advertised),
-            f"{s.left:.0%}" if np.isfinite(s.left) else "–",
+            f"{max(s.left, 0):.0%}" if np.isfinite(s.left) else "–",  # who ends below the undefended has nothing left
             text(s.margin),
             mark(s.verdict),
         ]

@@ -65,3 +65,24 @@ def test_a_defence_that_keeps_all_of_a_small_promise_survives():
 def test_what_does_not_fit_together_is_refused(alive):
     with pytest.raises(ValueError, match="alive must be bool"):
         defences.withstanding([], stands, alive, torch.ones(2, 1), torch.tensor([0, 0]))
+
+
+def test_of_several_attacks_on_a_detector_the_worse_counts_network_by_network():
+    judged = defences.detection([0.9, 1.0, 0.8], [[0.9, 0.2, 0.5], [0.1, 0.9, 0.4]], images=10**9)
+    assert judged["defended"] == pytest.approx((0.1 + 0.2 + 0.4) / 3) and judged["undefended"] == 0.5
+    assert judged["advertised"] == pytest.approx(0.4)
+    assert judged["left"] == pytest.approx((0.7 / 3 - 0.5) / 0.4)
+    assert judged["verdict"] == "undecided"  # between .1 and .4 three networks leave a wide interval
+    assert defences.detection([0.9] * 3, [[0.1] * 3], images=10**9)["verdict"] == "broken"
+    assert defences.detection([0.9] * 3, [[0.8] * 3, [0.7] * 3], images=10**9)["verdict"] == "survives"
+
+
+def test_a_detector_with_nothing_over_guessing_has_no_share_left():
+    judged = defences.detection([0.2, 0.3], [[0.5, 0.5]], images=100)
+    assert judged["advertised"] == pytest.approx(-0.25) and judged["left"] != judged["left"]
+
+
+@pytest.mark.parametrize("after", [[0.5, 0.5], [[0.5]]])
+def test_attacks_on_a_detector_are_wanted_for_every_network(after):
+    with pytest.raises(ValueError, match="by attack and network"):
+        defences.detection([0.9, 0.9], after, images=10)

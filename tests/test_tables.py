@@ -69,6 +69,26 @@ def test_an_amount_is_in_the_unit_of_the_papers(value, printed, text):
     assert tables.amount(value, printed) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.00124, "0.12"),
+        (0.0000931, "0.0093"),
+        (0.3456, "35"),
+        (0.0999, "10"),
+        (0.00999, "1.0"),
+        (1.2, "120"),
+        (10.0, "1000"),
+        (14053.7, "> 1000"),
+        (0.0, "0"),
+        (1e-9, "< 0.0001"),
+        (float("nan"), "–"),
+    ],
+)
+def test_a_share_that_may_be_tiny_shows_two_digits_in_percent(value, text):
+    assert tables.percent(value) == text
+
+
 def verdicts():
     line = {"same_as": "", "paper": 0.86, "half": 0.01, "difference": 0.0, "bound": 0.01, "margin": 0.05, "n": 2}
     return pd.DataFrame(
@@ -135,6 +155,12 @@ def test_means_in_percent_say_so():
     assert "percent" not in tables.means_table(measured, EXPERIMENT, "method", ["acc"]).data
     one = tables.means_table(measured[measured.seed == 0], EXPERIMENT, "method", ["acc"], unit="%").data
     assert "In percent." in one and "±" not in one
+
+
+def test_means_of_an_error_are_in_percent_with_two_digits_and_the_head_says_so():
+    measured = pd.DataFrame({"method": ["A", "A"], "seed": [0, 1], "MAPE": [0.0012, 0.0012], "acc": 0.5})
+    html = tables.means_table(measured, EXPERIMENT, "method", ["acc", "MAPE"]).data
+    assert "<b>0.12</b> ± 0<" in html and "<b>.500</b>" in html and ">MAPE, %<" in html and ">acc<" in html
 
 
 def test_a_mean_that_a_row_does_not_have_is_a_dash_and_a_network_without_it_does_not_count():
@@ -299,6 +325,7 @@ def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
     html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, {}, unit="%").data
     assert "<b>80.0</b>" in html and "60.0 (58.0 to 62.0)" in html
     assert "<td>20.0</td>" in html and "<td>78.0</td><td>77%</td>" in html
+    assert "<td>0%</td>" in tables.survival_table(pd.DataFrame([{**line, "left": -6.0}]), EXPERIMENT, {}).data
 
 
 def test_a_sentence_shows_its_counts_and_its_predicate():
