@@ -1,4 +1,4 @@
-"""Progress of long work: a grid says it to a person on stderr, or to the runner, which shows it beside the chapter's name."""
+"""Progress of long work: a grid says it to a person on stderr, or, with its chapter's name, to the runner, which shows it."""
 
 import os
 import sys
@@ -46,16 +46,16 @@ class GridProgress:
             self.bar.set_description_str(text)
         elif self.sink:
             with open(self.sink, "a") as file:
-                file.write(text + "\n")
+                file.write(f"{os.environ.get('BOOK_CHAPTER', 'chapter')} · {text}\n")
 
 
 class ChapterProgress:
-    """A bar over the chapters that shows what the running one writes into the file that $BOOK_PROGRESS names."""
+    """A bar over the chapters that shows what the running ones write into the file that $BOOK_PROGRESS names."""
 
     def __init__(self, total: int):
         handle, name = tempfile.mkstemp(prefix="book-progress-")
         os.close(handle)
-        self.path, self.chapter, self.stop = Path(name), "", threading.Event()
+        self.path, self.stop = Path(name), threading.Event()
         os.environ["BOOK_PROGRESS"] = name
         self.bar = tqdm(total=total, bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} chapters, {elapsed}", file=sys.stderr)
         self.thread = threading.Thread(target=self._follow, daemon=True)
@@ -74,12 +74,7 @@ class ChapterProgress:
     def _follow(self) -> None:
         shown = None
         while not self.stop.wait(0.5):
-            lines = self.path.read_text().splitlines()
-            text = f"{self.chapter} · {lines[-1]}" if lines else self.chapter
-            if text != shown:
-                self.bar.set_description_str(text)
-                shown = text
-
-    def at(self, chapter: str) -> None:
-        self.chapter = chapter
-        self.path.write_text("")
+            lines = self.path.read_text().splitlines()  # of several chapters at a time, the one that wrote last
+            if lines and lines[-1] != shown:
+                shown = lines[-1]
+                self.bar.set_description_str(shown)

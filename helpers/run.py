@@ -3,120 +3,25 @@
 import argparse
 import contextlib
 import csv
-import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 from helpers import rows as storage
+from helpers.chapters import BOOK, BUILD, Refused, chapters, environment, execute, execute_report, tidy, title
 from helpers.progress import ChapterProgress
 from helpers.rows import ROOT
 from helpers.study import PROFILES, parse_seeds
 
-BOOK, BUILD = ROOT / "book", ROOT / "_build"
 BANNER = "tables and figures show this run; the text between them, and pages without numbers of their own, describe the book's."
-PARAMETERS = ("profile", "seeds", "device", "data_root", "record")  # what every chapter's parameters cell offers
-
-
-class Refused(SystemExit):
-    """A request that cannot be carried out; the message is one line."""
-
-    def __init__(self, message: str):
-        super().__init__(f"run: {message}")
-
-
-def chapters(wanted: str | None = None) -> list[Path]:
-    """The chapters' notebooks, in order; `wanted` names some by the start of their file names: "01,03".
-
-    raises Refused for a name that fits none, listing the valid ones
-    """
-    every = sorted(BOOK.glob("[0-9]*.ipynb"))
-    if not wanted:
-        return every
-    picked = []
-    for name in wanted.split(","):
-        fits = [path for path in every if name.strip() and path.stem.startswith(name.strip())]
-        if not fits:
-            raise Refused(f"no chapter {name!r}; there are: {', '.join(path.stem for path in every)}")
-        picked += fits
-    return sorted(set(picked))
-
-
-def title(path: Path) -> str:
-    """The first heading of a notebook."""
-    cells = json.loads(path.read_text())["cells"]
-    return next(line.lstrip("# ").strip() for c in cells for line in "".join(c["source"]).splitlines() if line.startswith("# "))
-
-
-@contextlib.contextmanager
-def kernel_config():
-    """Sockets in a folder of their own instead of TCP ports: no warning, and two runs at once do not meet."""
-    from traitlets.config import Config
-
-    if sys.platform == "win32":
-        yield Config()
-        return
-    with tempfile.TemporaryDirectory(prefix="book-") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
-
-
-def execute(path: Path, output: Path, parameters: dict) -> None:
-    """Run a chapter by papermill with `parameters`. raises Refused for a parameter that it does not have, or a failing cell."""
-    import papermill
-
-    known = papermill.inspect_notebook(str(path))
-    if unknown := set(parameters) - set(known):
-        raise Refused(f"{path.stem} has no parameter {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # smoke's short trainings amplify the order in which threads add up: one thread, and a row comes out again
-    threads = {"OMP_NUM_THREADS": "1"} if parameters.get("profile") == "smoke" else {}
-    try:
-        with kernel_config() as config, environment(**threads):
-            papermill.execute_notebook(str(path), str(output), parameters, cwd=str(BOOK), progress_bar=False, config=config)
-    except papermill.PapermillExecutionError as error:
-        raise Refused(f"{path.stem} stopped with {error.ename}: {error.evalue}\nThe notebook up to there: {output}") from None
-
-
-def execute_report(path: Path) -> None:
-    """Execute a committed chapter in place at `report`, and leave nothing in it but its cells and outputs, 1..N."""
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
-    notebook = nbformat.read(path, as_version=4)
-    with kernel_config() as config:
-        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(BOOK)}}, config=config)
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            raise Refused(f"{path.stem} stopped at `report` with {error.ename}: {error.evalue}") from None
-    complaints = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
-    if complaints:
-        raise Refused(f"{path.stem} wrote to stderr at `report`: {complaints[0].strip()[:300]}")
-    tidy(notebook)
-    partial = path.with_suffix(".part")
-    nbformat.write(notebook, partial)
-    partial.replace(path)
-
-
-def tidy(notebook) -> None:
-    """Take out what says only how a notebook was run: papermill's cell and metadata, timestamps, the kernel's version."""
-    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
-        cell.execution_count = number
-        for output in cell.outputs:
-            if "execution_count" in output:
-                output.execution_count = number
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        cell.metadata.pop("papermill", None)
-    notebook.metadata = type(notebook.metadata)(
-        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
-        language_info={"name": "python"},
-    )
 
 
 def build_site(source: Path, output: Path) -> Path:
@@ -148,23 +53,23 @@ def copy_source(target: Path, notebooks: list[Path], results: list[Path]) -> Non
 def reproduce(picked: list[Path], profile: str, parameters: dict) -> int:
     """Run chapters from no stored rows, each in a folder of its own, build their site, compare rows. Returns an exit status.
 
-    A chapter's reproduction that was interrupted goes on; one that was finished, or made by other code, starts anew.
+    A chapter's reproduction that was interrupted goes on; one that was finished, or made by other code, starts anew. At smoke,
+    where a chapter takes one thread, as many run at a time as there are cores.
     """
     base = Path(os.environ.get("BOOK_RESULTS") or BUILD).expanduser() / "reproduced" / profile
     homes = {path: base / path.stem for path in picked}
-    identity = storage.commit() + storage.changes()
-    with ChapterProgress(len(picked)) as progress:
-        for path, home in homes.items():
-            progress.at(path.stem)
-            marker = home / "made-by"
-            if not marker.exists() or marker.read_text() != identity:
-                shutil.rmtree(home, ignore_errors=True)
-            home.mkdir(parents=True, exist_ok=True)
-            marker.write_text(identity)
-            with environment(BOOK_RESULTS=str(home)):
-                execute(path, home / path.name, {**parameters, "profile": profile})
-            _tidy_file(home / path.name, profile)
-            marker.write_text("finished")
+    work = partial(_reproduce_one, profile=profile, parameters=parameters, identity=storage.commit() + storage.changes())
+    at_once = min(len(picked), os.cpu_count() or 1) if profile == "smoke" else 1
+    with ChapterProgress(len(picked)) as progress, contextlib.ExitStack() as stack:
+        if at_once == 1:
+            complaints = map(work, homes.keys(), homes.values())
+        else:
+            pool = ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            complaints = (f.result() for f in as_completed([pool.submit(work, *item) for item in homes.items()]))
+        for complaint in complaints:
+            if complaint:
+                raise Refused(complaint)
             progress.bar.update()
     source = BUILD / profile / "source"
     copy_source(source, [home / path.name for path, home in homes.items()], [home / "results" for home in homes.values()])
@@ -175,16 +80,32 @@ def reproduce(picked: list[Path], profile: str, parameters: dict) -> int:
     return 0 if good else 1
 
 
-@contextlib.contextmanager
-def environment(**values: str):
-    """Set environment variables for what is started inside, and put back what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _reproduce_one(path: Path, home: Path, *, profile: str, parameters: dict, identity: str) -> str:
+    """A chapter's part of `reproduce`. Returns what stopped it, empty if nothing did."""
+    marker = home / "made-by"
+    if not marker.exists() or marker.read_text() != identity:
+        shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+    marker.write_text(identity)
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        with environment(BOOK_RESULTS=str(home)):
+            execute(path, home / path.name, {**parameters, "profile": profile})
+    except Refused as refused:
+        return refused.message
+    _tidy_file(home / path.name, profile)
+    marker.write_text("finished")
+    return ""
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when the one that started it is killed: what it was at goes on when it is started again."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _tidy_file(path: Path, profile: str) -> None:
@@ -227,7 +148,6 @@ def record(picked: list[Path], profile: str, parameters: dict, allow_dirty: bool
         raise Refused(f"results are recorded from committed code only; commit first, or --allow-dirty: {', '.join(changed[:5])}")
     with ChapterProgress(len(picked)) as progress, environment(BOOK_COMMIT=storage.commit()):
         for path in picked:  # one commit names the code of all, though recording itself changes files
-            progress.at(path.stem)
             execute(path, BUILD / "record" / path.name, {**parameters, "profile": profile, "record": True})
             progress.bar.update()
     if moved := os.environ.get("BOOK_RESULTS"):

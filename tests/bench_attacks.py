@@ -2,7 +2,8 @@
 
 One network, one batch, one run. The contestants of a comparison take turns, so that whatever else the machine does slows all
 of them alike; medians count. Beside each time stands the accuracy that an attack leaves, scored by us at another batch size;
-beside a universal perturbation's, the share of images whose class it changes, of those it was made from and of others.
+beside a universal perturbation's, the share of images whose class it changes, of those it was made from and of others; beside
+an attack on codes, how far they are from those that they were to match.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.attacks import adv_alpha, adv_loss, deepfool, fooling_rate, pgd, universal, universal_gradient
+from helpers.attacks import adv_alpha, adv_loss, deepfool, fooling_rate, mape, ood_attack, pgd, universal, universal_gradient
 from helpers.data import load
 from helpers.metrics import accuracy, eval_mode, in_batches
 from helpers.models import lenet, mlp
@@ -64,6 +65,29 @@ def compare_universal(title, contestants, repeats, model, x, held):
     for name, (seconds, v) in outcome.items():
         rates = "".join(f"{100 * fooling_rate(model, images, v):{n}.1f}%" for images, n in ((x, 8), (held, 9)))
         print(f"{name:34}{1000 * seconds:9.1f}{seconds / first:8.2f}{rates}{v.abs().max().item():9.3f}", flush=True)
+
+
+def compare_codes(title, contestants, repeats, f, x_in, x_init):
+    """As `compare`, for contestants that return images with the codes f(x_in), near x_init."""
+    print(f"\n{title}\n{'':34}{'ms':>9}{'ratio':>8}{'median MAPE':>13}{'largest':>9}")
+    outcome = timed(contestants, repeats, x_in.device)
+    first = next(iter(outcome.values()))[0]
+    with torch.no_grad():
+        for name, (seconds, x) in outcome.items():
+            apart = f"{100 * mape(f(x), f(x_in)).median().item():12.2f}%{(x - x_init).abs().max().item():9.3f}"
+            print(f"{name:34}{1000 * seconds:9.1f}{seconds / first:8.2f}{apart}", flush=True)
+
+
+def plain_adamax(f, x_in, x_init, lr, steps):
+    """The passes of a feature-matching attack and torch's Adamax, kept in [0, 1] and nowhere else."""
+    wanted, x = f(x_in).detach(), x_init.clone().requires_grad_()
+    adamax = torch.optim.Adamax([x], lr=lr)
+    for _ in range(steps):
+        x.grad = torch.autograd.grad((f(x) - wanted).square().sum(), x)[0]
+        adamax.step()
+        with torch.no_grad():
+            x.clamp_(0, 1)
+    return x.detach()
 
 
 def bare(model, x, y, backward):
@@ -178,6 +202,22 @@ def main():
             "ART": arts,
         }
         compare_universal(title, universals, repeats, model, made_from, x)
+
+    eps, steps, letters = 0.5, 100, load("letters", "test").images[:size].to(device)
+    title = f"OOD attack, L∞ {eps}, {steps} steps: {len(letters)} letters, the 100 features of digits"
+    if arguments.only in title:
+        f, x_in = model[:-1], x[: len(letters)]
+        how = {"eps": eps, "steps": steps, "norm": "linf", "generator": torch.Generator(device).manual_seed(0)}
+        theirs = evasion.FeatureAdversariesPyTorch(
+            classifier, delta=eps, layer=len(f) - 1, optimizer=torch.optim.Adamax, optimizer_kwargs={"lr": eps / 100},
+            max_iter=steps, batch_size=size, random_start=True, verbose=False,
+        )  # fmt: skip
+        codes = {
+            "plain Adamax": lambda: plain_adamax(f, x_in, letters, eps / 100, steps),
+            "ood_attack": lambda: ood_attack(f, x_in, letters, **how),
+            "ART": lambda: torch.from_numpy(theirs.generate(letters.cpu().numpy(), x_in.cpu().numpy())).to(device),
+        }
+        compare_codes(title, codes, repeats, f, x_in, letters)
 
     many, labels = (torch.cat([getattr(test, k), getattr(train, k)])[:1000].to(device) for k in ("images", "labels"))
     for name, network in {"LeNet": model, "MLP 784-1000-1000-10": mlp(784, (1000, 1000), 10).to(device)}.items():

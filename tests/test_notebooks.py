@@ -12,8 +12,8 @@ import tomllib
 import nbformat
 import pytest
 
+from helpers import chapters, run
 from helpers import rows as storage
-from helpers import run
 from helpers.rows import ROOT
 
 CHAPTERS = run.chapters()
@@ -34,7 +34,7 @@ class TestCommitted:
         assert not any("injected-parameters" in c.metadata.get("tags", []) or "execution" in c.metadata for c in notebook.cells)
         parameters = next(c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", []))
         assert 'profile = "report"' in parameters.source
-        assert all(re.search(rf"^{name} = ", parameters.source, re.M) for name in run.PARAMETERS)
+        assert all(re.search(rf"^{name} = ", parameters.source, re.M) for name in chapters.PARAMETERS)
 
     def test_has_no_error_widget_or_stderr_and_stays_small(self, path):
         outputs = [o for c in code_cells(nbformat.read(path, 4)) for o in c.outputs]

@@ -1,14 +1,16 @@
 """The runner: what it refuses, what it leaves in a notebook, and when it records."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
 
+from helpers import chapters, run
 from helpers import rows as storage
-from helpers import run
 
 
 def command(*arguments, **options):
@@ -54,8 +56,9 @@ def chapter(tmp_path, monkeypatch):
         ),
         path,
     )
-    monkeypatch.setattr(run, "BOOK", tmp_path / "book")
-    monkeypatch.setattr(run, "BUILD", tmp_path / "_build")
+    for module in (chapters, run):
+        monkeypatch.setattr(module, "BOOK", tmp_path / "book")
+        monkeypatch.setattr(module, "BUILD", tmp_path / "_build")
     return path
 
 
@@ -124,3 +127,35 @@ def test_make_refuses_an_old_python(tmp_path):
     old.chmod(0o755)
     done = subprocess.run(["make", "-B", "setup", f"PYTHON={old}"], capture_output=True, text=True, cwd=run.ROOT)
     assert done.returncode != 0 and "Python 3.8.1 is too old" in done.stdout
+
+
+def test_a_chapter_that_is_reproduced_goes_on_where_it_was_and_starts_anew_after_a_change(chapter, tmp_path):
+    home, how = tmp_path / "home", {"profile": "smoke", "parameters": {}}
+    home.mkdir()
+    (home / "row").touch()
+    (home / "made-by").write_text("a")
+    assert run._reproduce_one(chapter, home, identity="a", **how) == "" and (home / "row").exists()
+    assert (home / "made-by").read_text() == "finished" and "A reproduction at profile" in (home / "01_a.ipynb").read_text()
+    assert run._reproduce_one(chapter, home, identity="a", **how) == "" and not (home / "row").exists()
+
+
+def test_a_chapter_that_stops_says_why_and_is_not_finished(chapter, tmp_path):
+    notebook = nbformat.read(chapter, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell("1 / 0"))
+    nbformat.write(notebook, chapter)
+    said = run._reproduce_one(chapter, tmp_path / "home", profile="smoke", parameters={}, identity="a")
+    assert said.startswith("01_a stopped with ZeroDivisionError") and (tmp_path / "home/made-by").read_text() == "a"
+
+
+def test_a_worker_ends_with_the_process_that_started_it():
+    code = (
+        "import multiprocessing as m, os, time\nfrom helpers.run import _end_with\n"
+        "def work(parent):\n    _end_with(parent)\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
+        "m.get_context('fork').Process(target=work, args=(os.getpid(),)).start()\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=run.ROOT)
+    assert int(parent.stdout.readline()) != parent.pid
+    started = time.monotonic()
+    parent.send_signal(signal.SIGKILL)
+    assert parent.stdout.read() == "", "the pipe stays open until the worker ends"
+    assert time.monotonic() - started < 30 and parent.wait() == -signal.SIGKILL
