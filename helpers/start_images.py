@@ -66,6 +66,15 @@ def random_starts(like: Tensor, generator: torch.Generator | None = None) -> Ten
     return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
+def smooth(x: Tensor, side: int = 9) -> Tensor:
+    """Images (N, C, H, W), each value the mean of the side × side pixels about it, edges mirrored: another point for an attack to
+    begin at than a random one, which is as rough as noise. raises ValueError for a side that is even or reaches past an image
+    """
+    if x.ndim != 4 or side < 1 or side % 2 == 0 or side // 2 >= min(x.shape[2:]):
+        raise ValueError(f"side must be odd and fit images (N, C, H, W), not {side} for {tuple(x.shape)}")
+    return F.avg_pool2d(F.pad(x, (side // 2,) * 4, mode="reflect"), side, stride=1)
+
+
 def _spiral(size: int, channels: int) -> Tensor:
     """Three arms, turning as they go out: each channel a wave of a phase of its own, so that colours follow one another."""
     x = (torch.arange(size) + 0.5) / size * 2 - 1

@@ -195,3 +195,59 @@ def test_errors_say_what_is_wrong(encoder, images, change, message):
     given = {"encoder": encoder, "x_in": images[0], "x_init": images[1], "eps": 1.0} | change
     with pytest.raises(ValueError, match=message):
         partial(attacks.ood_attack, given.pop("encoder"), given.pop("x_in"), given.pop("x_init"))(**given)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 2.0), ("linf", 0.1)])
+def test_the_way_begins_where_it_is_told_as_near_as_the_ball_allows(encoder, images, norm, eps):
+    seen = {}
+
+    def keep(step, index, x, error):
+        seen.setdefault(step, []).append(x)
+
+    x_in, x_init = images
+    first = 1 - x_init
+    x = attacks.ood_attack(encoder, x_in, x_init, eps=eps, steps=3, norm=norm, first=first, batch_size=4, callback=keep)
+    begin = (x_init + project(first - x_init, eps, norm)).clamp(0, 1)
+    torch.testing.assert_close(torch.cat(seen[0]), begin)
+    assert length(x - x_init, norm).max() <= eps * (1 + 1e-5)
+    again = attacks.ood_attack(encoder, x_in, x_init, eps=eps, steps=3, norm=norm, first=first)
+    torch.testing.assert_close(again, x)  # nothing is drawn
+
+
+@pytest.mark.parametrize("first", [torch.rand(6, 3, 32, 16), torch.rand(6, 3, 32, 32).double(), torch.rand(5, 3, 32, 32)])
+def test_a_beginning_of_another_shape_or_type_is_refused(encoder, images, first):
+    with pytest.raises(ValueError, match="first must be as x_in"):
+        attacks.ood_attack(encoder, *images, eps=1.0, steps=1, first=first)
+    with pytest.raises(ValueError, match="^first: "):
+        attacks.ood_attack(encoder, *images, eps=1.0, steps=1, first=images[0] + 2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_refused(encoder, images, bad):
+    def loss(z, z_in):
+        return attacks.squared_distance(z, z_in) + bad
+
+    with pytest.raises(ValueError, match="the loss is not finite"):
+        attacks.ood_attack(encoder, *images, eps=1.0, steps=2, loss=loss)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 32, 32), (3, 16, 16), (32, 32)])
+def test_an_initial_image_of_another_size_is_not_stretched(encoder, images, shape):
+    with pytest.raises(ValueError, match="x_init"):
+        attacks.ood_attack(encoder, images[0], torch.rand(shape), eps=1.0, steps=1)
+
+
+def test_a_samples_way_is_the_same_when_others_have_left(images):
+    torch.manual_seed(0)
+    encoder = models.cnn((8, 8), hidden=16).double().eval().requires_grad_(False)[:-1]
+    ways = {None: {}, 0.03: {}}
+    for stop, way in ways.items():
+
+        def keep(step, index, x, error, way=way):
+            way.update({(step, i): v.clone() for i, v in zip(index.tolist(), x, strict=True)})
+
+        generator = torch.Generator().manual_seed(0)
+        attacks.ood_attack(encoder, *images.double(), eps=4.0, steps=40, stop=stop, callback=keep, generator=generator)
+    assert len(ways[0.03]) < len(ways[None])
+    for key, image in ways[0.03].items():
+        torch.testing.assert_close(image, ways[None][key])

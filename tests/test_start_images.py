@@ -208,3 +208,20 @@ def test_random_starts_are_uniform_each_its_own_and_follow_the_batch():
         torch.manual_seed(0)
         a, b = random_starts(like), random_starts(like)
     assert not torch.equal(a, b)
+
+
+def test_a_smoothed_image_is_the_mean_about_each_pixel_with_mirrored_edges():
+    x = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+    y = start_images.smooth(x, 3)
+    assert y.shape == x.shape
+    torch.testing.assert_close(y[:, :, 4, 5], x[:, :, 3:6, 4:7].mean(dim=(2, 3)))
+    corner = x[:, :, :2, :2]
+    mirrored = (corner[..., 0, 0] + 2 * corner[..., 0, 1] + 2 * corner[..., 1, 0] + 4 * corner[..., 1, 1]) / 9
+    torch.testing.assert_close(y[:, :, 0, 0], mirrored)
+    torch.testing.assert_close(start_images.smooth(x, 1), x)
+
+
+@pytest.mark.parametrize("side", [0, 2, 17, -3])
+def test_a_side_that_is_even_or_too_wide_is_refused(side):
+    with pytest.raises(ValueError, match="side must be odd"):
+        start_images.smooth(torch.rand(1, 3, 8, 8), side)

@@ -48,6 +48,7 @@ def ood_attack(
     stop: float | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = squared_distance,
     schedule: Callable[[float], float] | None = None,
+    first: Tensor | None = None,
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
     callback: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
@@ -55,7 +56,7 @@ def ood_attack(
     """OOD attack on an encoder (Liang et al. 2020, Algorithm 1): near x_init, an image with the code of x_in.
 
     encoder : images -> (N, ...) codes: features, logits, a detector's score, a likelihood; a sample's code must not depend on
-        its batch
+        its batch. An nn.Module is put in evaluation mode meanwhile; of a function around one, see to it
     x_in : (N, C, H, W) images in [0, 1] of the distribution
     x_init : what to start from, out of it: (C, H, W), or one for each x_in
     eps : radius of the ball around x_init that the result stays in, beside [0, 1]; norm : "l2" or "linf"
@@ -65,6 +66,8 @@ def ood_attack(
     stop : a sample whose `mape` is below leaves the batch; None: all take all steps
     loss : (codes, codes of x_in) -> (N,), minimised; another one than the distance leads elsewhere, past the codes say
     schedule : share of the steps taken -> factor of lr, `training.cosine` say; None: constant, as in Algorithm 1
+    first : where each sample's way begins, like x_in, brought into the ball and the range; None: at random, as in Algorithm 1,
+        which says that it may be repeated to find the best
     generator : of the random start, drawn batch by batch; None: torch's own. The authors' start is uniform in ±eps per value and
         then brought into the ball, so for "l2" nearly always on its surface
     batch_size : how many are attacked at once; None: what is fast. From one start a sample's way is the same in any batch but for
@@ -74,8 +77,9 @@ def ood_attack(
     Returned are detached images like x_in. raises ValueError for a negative or non-finite eps or lr, an empty batch, NaN or
     pixels out of range, shapes that do not fit, codes or gradients that are not finite
     """
-    x_init = x_init.expand_as(x_in) if x_init.ndim == x_in.ndim - 1 else x_init
-    for name, x in (("x_in", x_in), ("x_init", x_init)):
+    x_init = x_init.expand_as(x_in) if x_init.shape == x_in.shape[1:] else x_init
+    given = {"x_in": x_in, "x_init": x_init} | ({} if first is None else {"first": first})
+    for name, x in given.items():
         try:
             check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True)
         except ValueError as error:
@@ -84,6 +88,8 @@ def ood_attack(
         raise ValueError(
             f"x_init must be one image or as many as x_in {tuple(x_in.shape)}, not {tuple(x_init.shape)}, {x_init.dtype}"
         )
+    if first is not None and (first.shape != x_in.shape or first.dtype != x_in.dtype):
+        raise ValueError(f"first must be as x_in {tuple(x_in.shape)}, {x_in.dtype}, not {tuple(first.shape)}, {first.dtype}")
     check_norm(norm, ("l2", "linf"))
     lr = eps / 100 if lr is None else lr
     if steps < 1 or steps != int(steps) or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
@@ -95,9 +101,10 @@ def ood_attack(
     def batch(x_in: Tensor, x_init: Tensor, index: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = _checked(encoder(x_in), len(x_in))
-        now = (x_init + project(random_in_ball(x_init, eps, "linf", generator), eps, norm)).clamp_(0, 1)
+        shift = random_in_ball(x_init, eps, "linf", generator) if first is None else first[index] - x_init
+        now = (x_init + project(shift, eps, norm)).clamp_(0, 1)
         mean, largest = torch.zeros_like(now), torch.zeros_like(now)  # Adamax's moments
-        best, lowest = torch.empty_like(now), torch.full((len(now),), torch.inf, device=now.device, dtype=wanted.dtype)
+        best, lowest = now.clone(), torch.full((len(now),), torch.inf, device=now.device, dtype=wanted.dtype)
         alive = torch.arange(len(now), device=now.device)
         for step in range(steps + 1):
             now = now.detach().requires_grad_()
@@ -105,6 +112,8 @@ def ood_attack(
             value, error = loss(codes, wanted[alive]), mape(codes.detach(), wanted[alive])
             if value.shape != (len(now),):
                 raise ValueError(f"the loss must return one value for each of the {len(now)} samples, not {tuple(value.shape)}")
+            if not value.isfinite().all():
+                raise ValueError("the loss is not finite: there is no best image to keep")
             if not value.requires_grad:
                 raise ValueError("the codes do not depend on the image by anything with a gradient: there is no way to follow")
             better = value.detach() < lowest[alive]
