@@ -104,4 +104,5 @@ def detection(before: Sequence[float], after: Sequence[Sequence[float]], *, imag
     worst, guess = after.min(axis=0), np.full(len(before), 0.5)
     variance = claims.image_variance(float(worst.mean()), images, None, "other")
     judged = survival(worst, guess, float(before.mean()) - 0.5, images=images, variance=variance)
-    return {"defended": float(worst.mean()), "undefended": 0.5, **judged}
+    bounds = {k: float(np.clip(judged[k], -0.5, 0.5)) for k in ("low", "high")} if len(worst) > 1 else {}
+    return {"defended": float(worst.mean()), "undefended": 0.5, **judged, **bounds}

@@ -153,6 +153,10 @@ class Whitening(nn.Module):
             raise ValueError(f"images (N, {', '.join(map(str, self.shape))}) are wanted, not {tuple(x.shape)}")
         return ((x.flatten(1) - self.mean) @ self.matrix).view_as(x)
 
+    def stretch(self) -> float:
+        """The most by which it lengthens a difference of two images: the largest eigenvalue of its matrix."""
+        return torch.linalg.eigvalsh(self.matrix.double())[-1].item()
+
 
 class CCU(nn.Module):
     """p(y|x) = (p(y|x, in) p(x|in) + λ p(x|out) / K) / (p(x|in) + λ p(x|out)) (Meinke & Hein 2020, §3): images -> log p(y|x)
@@ -214,17 +218,22 @@ class CCU(nn.Module):
     @torch.no_grad()
     def certified_bound(self, x: Tensor, radius: float | Tensor) -> Tensor:
         """What max over y of p(y|x') cannot exceed for x' within a Euclidean distance `radius` of images x (N, C, H, W): (N,)
-        float64, in [1/K, 1] (Meinke & Hein 2020, theorem 3.1). Of the classifier it knows the number of classes alone.
+        float64, in [1/K, 1] (Meinke & Hein 2020, theorem 3.1). Of the classifier it knows the number of classes alone; in the metric
+        of the mixtures, where their theorem holds, the ball is as large as the metric can stretch it.
 
         (1 + K b) / (K (1 + b)) grows with b = p(x'|in) / (λ p(x'|out)); in the ball no Gaussian of the first is nearer than
         max(d(x, μ) − radius, 0), none of the second farther than d(x, ν) + radius
-        radius : in pixels, a number or (N,), at least 0; raises ValueError for another
+        radius : in pixels, a number or (N,), at least 0. raises ValueError for another, or images that are not finite
         """
         radius = torch.as_tensor(radius, dtype=torch.float64, device=x.device)
         if radius.shape not in ((), (len(x),)) or not (radius >= 0).all() or not radius.isfinite().all():
             raise ValueError(f"radius must be a finite number of at least 0, or one for each of the {len(x)} images")
+        if not x.isfinite().all():
+            raise ValueError("the images contain NaN or infinity: nothing is certified of them")
         with eval_mode(self.classifier):
             classes = self.classifier(x[:1]).shape[1]
+        if not isinstance(self.metric, nn.Identity):
+            radius = radius * self.metric.stretch()
         radius = radius.expand(len(x))[:, None]
         x = self.metric(x)
         near = (self.inside.distances(x).sqrt() - radius).clamp_min(0).square()

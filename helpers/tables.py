@@ -104,13 +104,19 @@ def mean_cell(rows: pd.DataFrame, experiment, row_axis: str, row: str, column: s
     return rows_link(experiment, str(row), f"<b>{text(values.mean())}</b>{spread}")
 
 
-def provenance(experiment) -> str:
-    """The line beneath a table: profile, networks, device, day, commit, and what is smaller than in the paper."""
-    status = experiment.status()
-    count = rows_link(experiment, "", f"{status['rows'].split()[0]} rows")
-    words = [f"{count} at profile <b>{status['profile']}</b>, {status['seeds']} seed{'s' if status['seeds'] != 1 else ''}"]
-    words += [escape(status["device"]), status["last row"], f"commit {escape(status['commit'])}"]
-    return f'<p class="provenance">{" · ".join(words)}</p>'
+def provenance(*experiments) -> str:
+    """The line beneath a table: rows, profile, networks, device, day, commit. Of several experiments a folded list of such lines."""
+    lines = []
+    for experiment in experiments:
+        status = experiment.status()
+        count = rows_link(experiment, "", f"{status['rows'].split()[0]} rows")
+        words = [f"{count} at profile <b>{status['profile']}</b>, {status['seeds']} seed{'s' if status['seeds'] != 1 else ''}"]
+        words += [escape(status["device"]), status["last row"], f"commit {escape(status['commit'])}"]
+        lines.append(f'<p class="provenance">{" · ".join(words)}</p>')
+    if len(lines) < 2:
+        return "".join(lines)
+    summary = f"<summary>The rows behind it, of {len(lines)} experiments</summary>"
+    return f'<details class="provenance">{summary}{"".join(lines)}</details>'
 
 
 def beside(cells: pd.DataFrame, source: str, words: str) -> dict[tuple[str, str], str]:
@@ -220,6 +226,25 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
         for s in survivals.itertuples()
     ]
     return HTML(table(head, body) + reduced_line(experiment, declared) + provenance(experiment))
+
+
+def detection_table(judged: pd.DataFrame) -> HTML:
+    """What is left of detectors under attack. judged : `row`, `experiment` and the fields of `defences.detection`, a line each."""
+    head = ["", "verdict", "AUROC before", "worst case", "over guessing (95 % interval)", "left", "margin"]
+    body = [
+        [
+            escape(d.row),
+            mark(d.verdict),
+            number(0.5 + d.advertised),
+            rows_link(d.experiment, "", f"<b>{number(d.defended)}</b>"),
+            f"{number(d.advantage)} ({number(d.low)} to {number(d.high)})" if np.isfinite(d.low) else f"{number(d.advantage)}",
+            f"{max(d.left, 0):.0%}" if np.isfinite(d.left) else "–",
+            number(d.margin),
+        ]
+        for d in judged.itertuples()
+    ]
+    note = "" if np.isfinite(judged.low).all() else '<p class="provenance">Without an interval: one network.</p>'
+    return HTML(table(head, body) + note + provenance(*judged.experiment.unique()))
 
 
 def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> HTML:

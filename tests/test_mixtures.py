@@ -156,9 +156,18 @@ def test_ccus_objective_is_that_of_outliers_with_weight_one():
     torch.testing.assert_close(cross_entropy(model(x), y), -model(x)[range(5), y].mean())
 
 
+def in_a_metric():
+    """CCU in a metric that doubles one pixel's differences and leaves the others."""
+    white = Whitening(SHAPE).double()
+    white.matrix[0, 0] = 2.0
+    model = ccu().double()
+    return CCU(model.classifier, model.inside, model.outside, metric=white)
+
+
+@pytest.mark.parametrize("make", [lambda: ccu().double(), in_a_metric], ids=["pixels", "metric"])
 @pytest.mark.parametrize("radius", [0.05, 0.3, 1.0])
-def test_no_image_in_the_ball_is_surer_than_the_bound(radius):
-    model, x = ccu().double(), clouds(40, seed=3, dtype=torch.float64)
+def test_no_image_in_the_ball_is_surer_than_the_bound(radius, make):
+    model, x = make(), clouds(40, seed=3, dtype=torch.float64)
     x[20:] = 3 * x[20:] - 2  # some far from the data
     bound = model.certified_bound(x, radius)
     assert bound.shape == (40,) and ((bound >= 1 / 3) & (bound <= 1)).all()
@@ -224,6 +233,8 @@ def test_bad_settings_are_refused():
     for radius in (-0.1, math.nan, math.inf, torch.ones(4)):
         with pytest.raises(ValueError, match="radius must be a finite number"):
             ccu().certified_bound(x.double(), radius)
+    with pytest.raises(ValueError, match="NaN or infinity: nothing is certified"):
+        ccu().certified_bound(x.double() * math.nan, 0.1)
 
 
 def test_whitening_gives_its_images_no_mean_and_the_identity_as_covariance():
@@ -250,7 +261,8 @@ def test_ccu_looks_at_images_in_its_metric():
     with_metric, plain = CCU(Sure(), *pair, metric=white), CCU(Sure(), *pair)
     torch.testing.assert_close(with_metric.log_ratio(x), plain.log_ratio(white(x)))
     torch.testing.assert_close(with_metric.density(x), plain.density(white(x)))
-    torch.testing.assert_close(with_metric.certified_bound(x, 0.3), plain.certified_bound(white(x), 0.3))
+    stretched = 0.3 * torch.linalg.matrix_norm(white.matrix, 2)
+    torch.testing.assert_close(with_metric.certified_bound(x, 0.3), plain.certified_bound(white(x), stretched))
     assert not torch.allclose(with_metric.log_ratio(x), plain.log_ratio(x))
 
 
