@@ -218,8 +218,8 @@ class CCU(nn.Module):
     @torch.no_grad()
     def certified_bound(self, x: Tensor, radius: float | Tensor) -> Tensor:
         """What max over y of p(y|x') cannot exceed for x' within a Euclidean distance `radius` of images x (N, C, H, W): (N,)
-        float64, in [1/K, 1] (Meinke & Hein 2020, theorem 3.1). Of the classifier it knows the number of classes alone; in the metric
-        of the mixtures, where their theorem holds, the ball is as large as the metric can stretch it.
+        float64, in [1/K, 1] (Meinke & Hein 2020, theorem 3.1). Of the classifier it knows the number of classes alone; in the
+        metric of the mixtures, where their theorem holds, the ball is as large as the metric can stretch it.
 
         (1 + K b) / (K (1 + b)) grows with b = p(x'|in) / (λ p(x'|out)); in the ball no Gaussian of the first is nearer than
         max(d(x, μ) − radius, 0), none of the second farther than d(x, ν) + radius

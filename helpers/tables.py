@@ -105,7 +105,7 @@ def mean_cell(rows: pd.DataFrame, experiment, row_axis: str, row: str, column: s
 
 
 def provenance(*experiments) -> str:
-    """The line beneath a table: rows, profile, networks, device, day, commit. Of several experiments a folded list of such lines."""
+    """The line beneath a table: rows, profile, seeds, device, day, commit. Of several experiments a folded list of such lines."""
     lines = []
     for experiment in experiments:
         status = experiment.status()
@@ -229,7 +229,7 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
 
 
 def detection_table(judged: pd.DataFrame) -> HTML:
-    """What is left of detectors under attack. judged : `row`, `experiment` and the fields of `defences.detection`, a line each."""
+    """What is left of detectors under attack. judged : `row`, `experiment` and the fields of `defences.detection`."""
     head = ["", "verdict", "AUROC before", "worst case", "over guessing (95 % interval)", "left", "margin"]
     body = [
         [
