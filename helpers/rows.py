@@ -210,7 +210,8 @@ TOLERANCE = 0.03  # of a rate at `smoke`, absolute; of another quantity, relativ
 
 
 def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, close: bool) -> list[dict]:
-    """For each row computed again: whether the stored row of the same key came out. Arrays of figures are not compared.
+    """For each row computed again: whether the stored row of the same key came out, with every metric that it has. Arrays of
+    figures are not compared, nor is what is measured now and was not then.
 
     close : compare within TOLERANCE, which another processor also meets; else a value has to lie inside the 95 % prediction
         interval of the stored seeds (within TOLERANCE of the stored value where there is only one seed)
@@ -219,7 +220,7 @@ def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, close: bo
     from scipy import stats
 
     def family(row: dict) -> list:
-        return [{k: v for k, v in row["args"].items() if k != "seed"}, row["settings"], row["version"], row["metrics"].keys()]
+        return [{k: v for k, v in row["args"].items() if k != "seed"}, row["settings"], row["version"]]
 
     results = []
     for key, row in again.items():
@@ -232,13 +233,13 @@ def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, close: bo
         }
         if key in stored:
             old, new = stored[key]["metrics"], row["metrics"]
-            entry["verdict"] = "yes" if old.keys() == new.keys() else "no"
+            entry["verdict"] = "yes" if old.keys() <= new.keys() else "no"
             siblings = [r["metrics"] for r in stored.values() if family(r) == family(stored[key])]
             off = {}
             for name in old.keys() & new.keys():
                 allowed, centre = TOLERANCE * max(1.0, abs(old[name])), old[name]
-                if not close and len(siblings) > 1:
-                    values = np.array([m[name] for m in siblings])
+                values = np.array([m[name] for m in siblings if name in m])
+                if not close and len(values) > 1:
                     n, centre = len(values), values.mean()
                     allowed = max(0.003, stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n))
                 off[name] = abs(new[name] - centre) / allowed

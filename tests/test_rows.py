@@ -127,6 +127,14 @@ def test_rows_of_another_version_widen_nothing_and_a_lost_metric_is_told():
     older = [{**r, "key": rows.key_of(r["run"], r["args"], r["settings"], 0)} for r in older]
     assert compared(stored + older, [row(0, a=0.7)], close=False)[0]["verdict"] == "no"
     assert compared(stored, [row(0, b=0.5)], close=True)[0]["verdict"] == "no"
+    assert compared([row(0, a=0.5, b=0.5)], [row(0, a=0.5)], close=True)[0]["verdict"] == "no"
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_what_is_measured_now_and_was_not_then_is_no_difference(close):
+    stored = [row(0, a=0.5), row(1, a=0.52, b=0.1), row(2, a=0.51)]
+    assert compared(stored, [row(0, a=0.5, b=0.9)], close=close)[0]["verdict"] == "yes"
+    assert compared(stored, [row(0, a=0.9, b=0.9)], close=close)[0]["verdict"] == "no"
 
 
 def test_two_processes_may_add_to_one_file(tmp_path):
