@@ -87,7 +87,7 @@ def survival(
         "high": high,
         "margin": margin,
         "advertised": advertised,
-        "left": advantage / advertised if advertised > 0 else float("nan"),
+        "left": advantage / advertised if advertised else float("nan"),
     }
 
 
@@ -104,5 +104,8 @@ def detection(before: Sequence[float], after: Sequence[Sequence[float]], *, imag
     worst, guess = after.min(axis=0), np.full(len(before), 0.5)
     variance = claims.image_variance(float(worst.mean()), images, None, "other")
     judged = survival(worst, guess, float(before.mean()) - 0.5, images=images, variance=variance)
-    bounds = {k: float(np.clip(judged[k], -0.5, 0.5)) for k in ("low", "high")} if len(worst) > 1 else {}
-    return {"defended": float(worst.mean()), "undefended": 0.5, **judged, **bounds}
+    if len(worst) > 1:
+        judged |= {k: float(np.clip(judged[k], -0.5, 0.5)) for k in ("low", "high")}
+    if judged["advertised"] <= 0:
+        judged["left"] = float("nan")  # of nothing
+    return {"defended": float(worst.mean()), "undefended": 0.5, **judged}

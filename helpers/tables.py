@@ -29,6 +29,7 @@ MARKS = {
     "survives": "✓",
     "broken": "✗",
 }
+MANY = {"agrees": "agree", "differs": "differ", "holds": "hold"}
 
 
 def mark(verdict: str) -> str:
@@ -109,7 +110,8 @@ def provenance(*experiments) -> str:
     lines = []
     for experiment in experiments:
         status = experiment.status()
-        count = rows_link(experiment, "", f"{status['rows'].split()[0]} rows")
+        number_of_rows = status["rows"].split()[0]
+        count = rows_link(experiment, "", f"{number_of_rows} row{'s' if number_of_rows != '1' else ''}")
         words = [f"{count} at profile <b>{status['profile']}</b>, {status['seeds']} seed{'s' if status['seeds'] != 1 else ''}"]
         words += [escape(status["device"]), status["last row"], f"commit {escape(status['commit'])}"]
         lines.append(f'<p class="provenance">{" · ".join(words)}</p>')
@@ -244,7 +246,7 @@ def detection_table(judged: pd.DataFrame) -> HTML:
         for d in judged.itertuples()
     ]
     note = "" if np.isfinite(judged.low).all() else '<p class="provenance">Without an interval: one network.</p>'
-    return HTML(table(head, body) + note + provenance(*judged.experiment.unique()))
+    return HTML(table(head, body) + note + provenance(*{id(e): e for e in judged.experiment}.values()))
 
 
 def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> HTML:
@@ -267,7 +269,7 @@ def bar(verdicts: pd.Series, order: tuple[str, ...]) -> str:
     """Counts of verdicts as one bar with words beneath it."""
     counts = {v: int((verdicts == v).sum()) for v in order}
     parts = "".join(f'<span class="bar {v.replace(" ", "-")}" style="flex:{n}">{n}</span>' for v, n in counts.items() if n)
-    words = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+    words = ", ".join(f"{n} {v if n == 1 else MANY.get(v, v)}" for v, n in counts.items() if n)
     return f'<div class="bars" role="img" aria-label="{words}">{parts}</div><span class="paper">{words}</span>'
 
 

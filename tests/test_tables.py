@@ -342,6 +342,36 @@ def test_a_sentence_shows_its_counts_and_its_predicate():
     assert "◐ in part" in html and "<code>below(a/b, 0.5)</code>" in html
 
 
+def test_two_verdicts_are_said_in_the_plural():
+    assert tables.bar(pd.Series(["agrees", "agrees", "undecided"]), ("agrees", "undecided")).endswith(
+        "2 agree, 1 undecided</span>"
+    )
+
+
+def judged(**changed):
+    line = {"row": "a <b>", "experiment": EXPERIMENT, "verdict": "broken", "defended": 0.1, "advantage": -0.4, "low": -0.5}
+    return line | {"high": -0.3, "advertised": 0.45, "left": -0.9, "margin": 0.05} | changed
+
+
+def test_what_is_left_of_a_detector_stands_beside_its_verdict():
+    html = tables.detection_table(pd.DataFrame([judged(), judged(row="b", left=float("nan"), verdict="survives")])).data
+    assert "a &lt;b&gt;" in html and html.count("✗ broken") == 1 and html.index("✗ broken") < html.index("<td>.950</td>")
+    assert "−.400 (−.500 to −.300)" in html and "<td>0%</td>" in html and "<td>–</td>" in html and "one network" not in html
+    assert html.count('class="provenance"') == 1, "one experiment is named once"
+
+
+def test_a_detector_on_one_network_has_no_interval_and_the_table_says_so():
+    html = tables.detection_table(pd.DataFrame([judged(low=-np.inf, high=np.inf)])).data
+    assert "<td>−.400</td>" in html and "Without an interval: one network." in html
+
+
+def test_the_rows_of_several_experiments_are_folded():
+    html = tables.provenance(EXPERIMENT, SimpleNamespace(**{**vars(EXPERIMENT), "name": "u"}))
+    assert html.startswith("<details") and html.count("4 rows</a>") == 2 and "of 2 experiments" in html and "u.jsonl#" in html
+    one = SimpleNamespace(**{**vars(EXPERIMENT), "status": lambda: {**EXPERIMENT.status(), "rows": "1 of 1"}})
+    assert ">1 row</a>" in tables.provenance(one) and "<details" not in tables.provenance(one)
+
+
 def test_a_check_that_fails_is_flagged_and_no_other():
     html = tables.checks_table({"N": [("sound", True, "0.885 › 0.350"), ("not", False, "1.000")]}, EXPERIMENT).data
     assert html.count("✓") == 1 and html.count("⚑") == 1
