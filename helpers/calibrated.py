@@ -62,10 +62,8 @@ def fit_calibrated(
         "generator": (gan.generator, game.ADAM),
         "classifier": (classifier, {}),
     }
-    losses, all_three = (
-        ("loss", "divergence", "discriminator", "generator"),
-        nn.ModuleDict({"classifier": classifier, "gan": gan}),
-    )
+    losses = ("loss", "divergence", "discriminator", "generator")
+    all_three = nn.ModuleDict({"classifier": classifier, "gan": gan})
     return game.by_turns(all_three, data, partial(_step, beta=beta), players, losses, epochs, lr, batch_size, seed, checkpoint)
 
 

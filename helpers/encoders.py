@@ -18,14 +18,16 @@ def resnet18(width: int = 64, classes: int = 2, channels: int = 1, norm: str = "
 
     channels : 1 for grey images; three equal channels instead would add weights to the first convolution, and no other function
     norm : "batch", or "instance", for which Liang et al. 2020 (appendix B.2) replaced it: torch's InstanceNorm2d as it stands,
-        without scale and shift of its own. It normalises each image alone, in training as in evaluation
-    raises ValueError for another norm, or numbers below 1
+        without scale and shift of its own. It normalises each image alone, in training as in evaluation, and so needs two
+        positions or more: of the image one side must have 33 pixels or more, as the last blocks see a 32nd of it, rounded up
+    raises ValueError for another norm, or numbers below 1, the network for images too small for its norm
     """
     norms = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
     if min(width, classes, channels) < 1 or norm not in norms:
         wanted = "width, classes and channels of at least 1 and a norm of batch or instance"
         raise ValueError(f"{wanted} are wanted, not {width}, {classes}, {channels}, {norm!r}")
-    layers = [Normalise((0.5,) * channels, (0.25,) * channels), nn.Conv2d(channels, width, 7, 2, padding=3, bias=False)]
+    layers = [Normalise((0.5,) * channels, (0.25,) * channels, least=33 if norm == "instance" else 1)]
+    layers += [nn.Conv2d(channels, width, 7, 2, padding=3, bias=False)]
     layers += [norms[norm](width), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)]
     block, before = partial(Residual, norm=norms[norm], shortcut_norm=True), width
     for stage in range(4):

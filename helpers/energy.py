@@ -34,12 +34,14 @@ def sgld(
     temperature, as theirs does. In their pixels, in [−1, 1], the defaults are 1 and 0.01: a gradient is half as large there and
     a distance twice as long
     generator : draws the noise; None: torch's global one
-    raises ValueError for settings out of range
+    raises ValueError for settings out of range, and a start with NaN or infinity
     """
     if steps < 0 or not (0 < step_size < math.inf and 0 <= noise < math.inf):
         raise ValueError(
             f"steps and noise must be at least 0 and step_size above 0, all finite, not {steps}, {noise}, {step_size}"
         )
+    if not start.isfinite().all():
+        raise ValueError("start contains NaN or infinity: no chain leads on from it")
     x, device = start.detach(), start.device if generator is None else generator.device
     with eval_mode(network), torch.enable_grad():
         for _ in range(steps):

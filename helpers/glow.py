@@ -112,7 +112,10 @@ class Glow(nn.Module):
         return (self.last[None] if kept is None else self.priors[level](kept)).chunk(2, dim=1)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (N, C·H·W) of images x (N, C, H, W) and ln |det dz/dx|: (N,). raises ValueError for another shape"""
+        """Latents (N, C·H·W) of images x (N, C, H, W) and ln |det dz/dx|: (N,).
+
+        raises ValueError for another shape, NaN and infinity
+        """
         return self._encode(x, initialise=False)
 
     def _encode(self, x: Tensor, initialise: bool) -> tuple[Tensor, Tensor]:
@@ -120,6 +123,8 @@ class Glow(nn.Module):
             raise ValueError(
                 f"float images (N > 0, {', '.join(map(str, self.shape))}) are wanted, not {x.dtype} {tuple(x.shape)}"
             )
+        if not x.isfinite().all():
+            raise ValueError("the images contain NaN or infinity: they have neither latents nor a likelihood")
         x, log_det, latents = x - 0.5, x.new_zeros(len(x)), []
         for level, steps in enumerate(self.levels):
             x = F.pixel_unshuffle(x, 2)
@@ -164,7 +169,7 @@ class Glow(nn.Module):
         """Negative log2-likelihood in bits per dimension, (N,), of images x (N, C, H, W) in [0, 1]; differentiable.
 
         −log2 p(x) / (C·H·W) + log2(bins), p the density at x itself. Training adds noise and this does not, so that it lies
-        below `nll_objective`, and below 0 where the density is high. raises ValueError for another shape
+        below `nll_objective`, and below 0 where the density is high. raises ValueError for another shape, NaN and infinity
         """
         z, log_det = self.encode(x)
         nats = 0.5 * (z.square() + LN_2PI).sum(dim=1) - log_det
@@ -191,7 +196,7 @@ def nll_objective(model: Glow, x: Tensor, y: Tensor | None = None) -> Tensor:
     """Mean bits per dimension of 8-bit images x (N, C, H, W) in [0, 1], for `training.fit`: quantised to the model's bins, then
     spread evenly over their cells (§2; a bound on the likelihood of the discrete image). y is not used.
 
-    The noise comes from torch's global generator
+    The noise comes from torch's global generator. raises ValueError as `Glow.bits`
     """
     cells = (255 * x).round().div(256 // model.bins, rounding_mode="floor")  # 8-bit pixel k lies in [k/256, (k + 1)/256]
     return -model((cells + torch.rand_like(x)) / model.bins).mean()

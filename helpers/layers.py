@@ -83,16 +83,23 @@ class LocalNorm(nn.Module):
 
 
 class Normalise(nn.Module):
-    """(x − mean) / std per channel, as the first layer of a network, so that every ε is in units of pixels in [0, 1]."""
+    """(x − mean) / std per channel, as the first layer of a network, so that every ε is in units of pixels in [0, 1].
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+    least : pixels that an image's longer side must have, where the layers behind need them
+    raises ValueError for a mean or std that is not finite, a std not above 0, and images that are smaller or of other channels
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, least: int = 1):
         super().__init__()
         if len(mean) != len(std) or not all(0 < s < torch.inf for s in std) or not torch.tensor(mean).isfinite().all():
             raise ValueError("mean and std need one finite value for each channel, std above 0")
+        self.least = least
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-3] != len(self.mean):
             raise ValueError(f"images of {len(self.mean)} channels are wanted, not {tuple(x.shape)}")
+        if max(x.shape[-2:]) < self.least:
+            raise ValueError(f"images with a side of {self.least} pixels or more are wanted, not {tuple(x.shape)}")
         return (x - self.mean) / self.std

@@ -103,8 +103,14 @@ class GaussianMixture(nn.Module):
         return self.constants() + self.exponents(self._distances(rows))
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log p(x) in nats of images (N, C, H, W): (N,) float64, differentiable. raises ValueError for another shape"""
-        return (self.constants() + self.exponents(self.distances(x))).logsumexp(dim=1)
+        """log p(x) in nats of images (N, C, H, W): (N,) float64, differentiable.
+
+        raises ValueError for another shape, NaN and infinity
+        """
+        squares = self.distances(x)
+        if not x.isfinite().all():
+            raise ValueError("x contains NaN or infinity: it has no density")
+        return (self.constants() + self.exponents(squares)).logsumexp(dim=1)
 
 
 def _height(values: int) -> int:

@@ -10,7 +10,7 @@ import os
 import torch
 from torch import nn
 
-from helpers.models import Normalise
+from helpers.layers import Normalise
 
 NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "inception_v3", "resnet18", "densenet121")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's networks were trained

@@ -156,8 +156,16 @@ class ConvAutoencoder(nn.Module):
             up = [nn.ReLU(), nn.ConvTranspose2d(narrow, wide, 4, stride=2, padding=1), *up]
         self.encoder, self.decoder = nn.Sequential(*down[:-1]), nn.Sequential(*up[1:])  # the code itself is linear
 
+    def encode(self, x: Tensor) -> Tensor:
+        """The codes (N, *codes) of images (N, C, H, W). raises ValueError for another shape"""
+        return self.encoder(_check(x, self.shape) - 0.5)
+
+    def unclamped(self, x: Tensor) -> Tensor:
+        """The output before it is clamped to [0, 1], like x: with a gradient for every pixel. raises ValueError as `encode`"""
+        return 0.5 + self.decoder(self.encode(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        out = 0.5 + self.decoder(self.encoder(_check(x, self.shape) - 0.5))
+        out = self.unclamped(x)
         return out if self.training else out.clamp(0, 1)
 
 

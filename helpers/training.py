@@ -11,28 +11,10 @@ import torch
 from torch import nn
 
 from helpers.data import Split
+from helpers.schedules import Schedule, cosine, factor_of, linear  # noqa: F401  a chapter takes them from here
 
 Tensor = torch.Tensor
-Schedule = Callable[[float], float]
 CHECKPOINT_SECONDS = 60  # an epoch that ends later than this after the last checkpoint writes one
-
-
-def linear(progress: float) -> float:
-    """The factor of the learning rate after this share of the training, in [0, 1): from 1 down to 0."""
-    return 1 - progress
-
-
-def cosine(progress: float) -> float:
-    """The same as half a cosine: from 1 down to 0, slowly at both ends."""
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-def factor_of(schedule: Schedule, progress: float) -> float:
-    """What a schedule says. raises ValueError for a factor that is negative or not finite"""
-    factor = schedule(progress)
-    if not 0 <= factor < math.inf:
-        raise ValueError(f"the schedule's factor must be finite and >= 0, not {factor} at {progress:.0%} of the training")
-    return factor
 
 
 def fit(

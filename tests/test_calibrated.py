@@ -88,6 +88,18 @@ def test_each_network_moves_down_its_own_loss_alone(monkeypatch):
     assert norms == {name: {name} for name in ("discriminator", "generator", "classifier")}
 
 
+def test_the_players_have_the_adam_of_gans_and_the_classifier_torchs_own(monkeypatch):
+    betas, descend = {}, module.game.descend
+
+    def watched(loss, parts, name):
+        betas[name] = {group["betas"] for group in parts[name].param_groups}
+        descend(loss, parts, name)
+
+    monkeypatch.setattr(module.game, "descend", watched)
+    fitted(epochs=1)
+    assert betas == {"discriminator": {(0.5, 0.999)}, "generator": {(0.5, 0.999)}, "classifier": {(0.9, 0.999)}}
+
+
 def test_it_learns_the_classes_and_is_uncertain_at_what_the_generator_draws():
     sure = {}
     for beta in (0.0, 1.0):

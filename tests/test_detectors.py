@@ -15,6 +15,7 @@ from helpers.data import load
 from helpers.detectors import (
     JEM,
     ODIN,
+    Certain,
     Ensemble,
     Gram,
     Mahalanobis,
@@ -25,6 +26,7 @@ from helpers.detectors import (
     TotalVariation,
 )
 from helpers.detectors.gram import gram_layers, gram_rows
+from helpers.mixtures import CCU, GaussianMixture
 from helpers.purifiers import ConvAutoencoder
 from helpers.torchvision_import import torchvision
 from helpers.training import fit
@@ -33,6 +35,11 @@ torchvision()  # pytorch-ood imports it; beside a CPU-only torch it does not loa
 theirs = importlib.import_module("pytorch_ood.detector")
 
 CLASSES = 4
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_every_time():
+    torch.manual_seed(1)  # not the seed of `images`
 
 
 def network(seed=0, classes=CLASSES):
@@ -70,6 +77,22 @@ def balanced(silent=None):
     return net
 
 
+def coder():
+    """An autoencoder of images that are nearly grey: nothing of them is clamped."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        autoencoder = ConvAutoencoder((1, 14, 14), 12).double()
+    with torch.no_grad():
+        autoencoder.decoder[-1].weight /= 2
+    return autoencoder
+
+
+def ccu(net):
+    """With a mixture of `images`, a Gaussian for each class, and one of grey noise."""
+    noise = torch.rand(200, 1, 14, 14, generator=torch.Generator().manual_seed(2)).double()
+    return CCU(net, GaussianMixture.fit(images(200, seed=5), 4, seed=0, shared=True), GaussianMixture.fit(noise, 1, seed=0))
+
+
 def pooled(net, x, layer):
     return net[: layer + 1](x).flatten(2).mean(dim=2)
 
@@ -81,7 +104,6 @@ def every():
     gram = Gram.fit(net, x, held_out=images(60, seed=6), layers=MAPS)
     gaussian = [Mahalanobis.fit(net, x, labels(200), MAPS, magnitude) for magnitude in (0, 0.01)]
     net.train()
-    autoencoder = ConvAutoencoder((1, 14, 14), 12).double()
     return {
         "max softmax": MaxSoftmax(net),
         "max softmax, features": MaxSoftmax(net, features=net[:-1]),
@@ -93,7 +115,8 @@ def every():
         "Mahalanobis": gaussian[0],
         "Mahalanobis, preprocessed": gaussian[1],
         "Gram": gram,
-        "reconstruction": Reconstruction(autoencoder),
+        "reconstruction": Reconstruction(coder()),
+        "CCU": Certain(ccu(net)),
         "neighbour": NearestNeighbour(x),
         "neighbour, features": NearestNeighbour(x, net[:-1]),
         "total variation": TotalVariation(),
@@ -103,7 +126,7 @@ def every():
 NAMES = [
     *("max softmax", "max softmax, features", "ODIN", "ODIN as baseline", "outlier exposure", "ensemble", "JEM, log p"),
     *("JEM, max softmax", "JEM, gradient norm", "Mahalanobis", "Mahalanobis, preprocessed", "Gram", "reconstruction"),
-    *("neighbour", "neighbour, features", "total variation"),
+    *("CCU", "neighbour", "neighbour, features", "total variation"),
 ]
 EACH = pytest.mark.parametrize("name", NAMES)
 WIDTHS = {"max softmax, features": 72, "ensemble": 12, "Mahalanobis": 22, "Mahalanobis, preprocessed": 22, "Gram": 1,
@@ -123,6 +146,17 @@ def test_scores_and_codes_have_the_shape_that_is_promised(every, name):
     assert detector(x).shape == (3,) and torch.equal(detector(x), detector.score(x))
     assert detector.encode(x).shape == (3, WIDTHS.get(name, CLASSES))
     assert isinstance(detector, detectors.Detector)
+
+
+@EACH
+def test_what_an_attack_climbs_is_the_score_unless_that_saturates(every, name):
+    detector, x = every[name], images(3)
+    before = [m.training for m in detector.modules()]
+    aim = detector.aim(x)
+    assert aim.shape == (3,) and [m.training for m in detector.modules()] == before
+    close(aim, torch.cat([detector.aim(one) for one in x.split(1)]))
+    if name != "CCU":
+        close(aim, detector(x))
 
 
 @EACH
@@ -194,9 +228,31 @@ def test_scores_need_no_gradient_to_be_asked_for(every, name):
 )
 def test_what_cannot_be_scored_is_refused(every, x, message):
     for detector in every.values():
-        for f in (detector.score, detector.encode):
+        for f in (detector.score, detector.encode, detector.aim):
             with pytest.raises(ValueError, match=message):
                 f(x)
+
+
+def test_another_precision_than_the_weights_is_refused_where_there_are_weights(every):
+    message = r"x is torch.float32, the detector's weights are torch.float64: convert one, by x.float\(\) or network.double\(\)"
+    free = {"neighbour", "total variation"}
+    for name, detector in every.items():
+        if name in free:
+            assert detector(images().float()).dtype == torch.float32
+            continue
+        for f in (detector.score, detector.encode, detector.aim):
+            with pytest.raises(ValueError, match=message):
+                f(images().float())
+
+
+def test_what_is_fitted_in_float64_decides_no_precision():
+    """Mahalanobis and Gram keep float64 beside a network in float32, and so may CCU's mixtures."""
+    net, x = balanced().float(), images(200, dtype=torch.float32)
+    mixed = ccu(net)
+    assert next(mixed.inside.parameters()).dtype == torch.float64
+    fitted = Mahalanobis.fit(net, x, labels(200), MAPS), Gram.fit(net, x, held_out=images(60, seed=6).float()), Certain(mixed)
+    for detector in fitted:
+        assert detector(x[:3]).dtype == detector.encode(x[:3]).dtype == torch.float32
 
 
 # logits
@@ -530,13 +586,31 @@ def test_what_gram_cannot_be_fitted_to_is_refused(options, message):
 
 
 def test_reconstruction_is_the_mean_squared_error_of_each_image():
-    autoencoder, x = ConvAutoencoder((1, 14, 14), 12).double().train(), images()
+    autoencoder, x = coder().train(), images()
     score, code = Reconstruction(autoencoder)(x), Reconstruction(autoencoder).encode(x)
     autoencoder.eval()
     close(score, -torch.stack([F.mse_loss(autoencoder(one[None])[0], one) for one in x]))
     close(code, autoencoder.encoder(x - 0.5).flatten(1))
     assert Reconstruction(nn.Identity(), lambda x: x[:, :, ::2])(x).eq(0).all()
     assert Reconstruction(nn.Identity(), lambda x: x[:, :, ::2]).encode(x).shape == (9, 98)
+
+
+def test_the_aim_of_a_reconstruction_has_the_gradient_that_the_clamp_takes():
+    autoencoder, black = coder(), torch.zeros(2, 1, 14, 14).double().requires_grad_()
+    detector = Reconstruction(autoencoder)
+    free = autoencoder.train()(images())
+    assert free.min() > 0 and free.max() < 1
+    close(detector.aim(images()), detector(images()))
+    with torch.no_grad():
+        autoencoder.decoder[-1].bias.fill_(-2)
+    score, aim = detector(black), detector.aim(black)
+    assert (score == 0).all(), "all of a black image is clamped to the right value"
+    close(aim, -autoencoder.train()(black).square().flatten(1).mean(dim=1))
+    slopes = [torch.autograd.grad(value.sum(), black)[0].flatten(1).norm(dim=1) for value in (score, aim)]
+    assert (slopes[0] == 0).all() and (slopes[1] > 1e-6).all() and slopes[1].isfinite().all()
+    plain = Reconstruction(nn.Hardtanh(0, 0.5), lambda x: x)
+    close(plain.aim(images()), plain(images()))
+    assert plain(images()).min() < 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -580,6 +654,40 @@ def test_total_variation_by_hand():
 def test_settings_that_make_no_detector_of_pixels_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# CCU
+
+
+def test_ccu_as_a_detector_is_its_confidence_and_its_classifiers_logits():
+    net = balanced()
+    made, x = ccu(net), torch.cat([images(), torch.rand(9, 1, 14, 14).double()])
+    close(Certain(made)(x), made(x).amax(dim=1))
+    close(Certain(made).encode(x), net(x))
+    ratio, sure = made.log_ratio(x), net(x).log_softmax(dim=1).amax(dim=1)
+    assert ratio.min() < 30 < ratio.max()
+    close(Certain(made).aim(x), ratio.clamp(max=30) + sure)
+
+
+def test_near_the_data_the_aim_is_the_score_and_far_away_it_has_a_gradient_where_that_has_none():
+    detector = Certain(ccu(balanced()))
+    detector.ccu.inside.log_widths.fill_(math.log(0.01))  # all but its centres then is far
+    near, far = detector.ccu.inside.centres.detach(), images().requires_grad_()
+    close(detector.aim(near), 30 + detector(near))
+    score, aim = detector(far), detector.aim(far)
+    close(score, torch.full_like(score, -math.log(CLASSES)))
+    slopes = [torch.autograd.grad(value.sum(), far)[0].flatten(1).norm(dim=1) for value in (score, aim)]
+    assert (slopes[0] == 0).all() and (slopes[1] > 1).all() and slopes[1].isfinite().all()
+    [slope] = torch.autograd.grad(detector.aim(far).sum(), far)
+    with torch.no_grad():
+        assert (detector.ccu.log_ratio(far + 1e-6 * slope) > detector.ccu.log_ratio(far)).all()
+
+
+def test_images_without_a_density_are_refused_by_mixtures_too():
+    mixture = ccu(balanced()).inside
+    for number in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="NaN or infinity: it has no density"):
+            mixture.log_density(torch.full((2, 1, 14, 14), number))
 
 
 # that they detect

@@ -101,6 +101,16 @@ def test_a_resnet18_that_makes_no_sense_is_refused(options):
         resnet18(2)(torch.rand(1, 3, 32, 32))
 
 
+def test_an_instance_of_one_position_is_refused_and_the_smallest_image_is_not():
+    network = resnet18(2).eval()
+    for shape in ((33, 1), (1, 33), (33, 33)):
+        assert network(torch.rand(2, 1, *shape)).isfinite().all()
+    for shape in ((32, 32), (1, 32)):
+        with pytest.raises(ValueError, match="a side of 33 pixels or more"):
+            network(torch.rand(2, 1, *shape))
+        assert resnet18(2, norm="batch").eval()(torch.rand(2, 1, *shape)).isfinite().all()
+
+
 # the network of traffic signs
 
 

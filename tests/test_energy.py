@@ -104,6 +104,17 @@ def test_the_objective_is_the_papers(share):
     assert all(w.grad is not None for w in jem.parameters())
 
 
+def test_the_images_are_jittered_and_the_samples_are_not():
+    torch.manual_seed(0)
+    jem, (x, y), seen = model(restart=0.0), toy(40).xy, []
+    jem.network.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].detach()))
+    jem_objective(steps=1, jitter=0.2)(jem, x, y)
+    images, samples = seen[-1].split(40)
+    assert (images - x).std().item() == pytest.approx(0.2, rel=0.1) and abs((images - x).mean().item()) < 0.03
+    same = (samples[:, None] == jem.buffer.images).flatten(2).all(dim=2)
+    assert same.sum(dim=1).eq(1).all() and same.sum(dim=0).eq(1).all(), "each is what the chain left in the buffer"
+
+
 def test_training_tells_images_from_noise_and_classes_from_each_other():
     jem, data = model(size=100), toy()
     objective = jem_objective(steps=5, step_size=0.05, magnitude=0.1)
@@ -150,6 +161,9 @@ def test_bad_settings_are_refused():
     for wrong in [{"steps": -1}, {"steps": 1, "step_size": 0.0}, {"steps": 1, "noise": -1.0}, {"steps": 1, "noise": math.nan}]:
         with pytest.raises(ValueError, match="steps and noise must be at least 0 and step_size above 0"):
             sgld(bowl, x, **wrong)
+    for number in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="start contains NaN or infinity"):
+            sgld(bowl, torch.cat([x, torch.full((1, *SHAPE), number)]), steps=1)
     for wrong in [((4, 4), 3), (SHAPE, 0)]:
         with pytest.raises(ValueError, match="a size of at least 1"):
             Buffer(*wrong)

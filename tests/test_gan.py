@@ -82,6 +82,19 @@ def test_the_first_losses_are_the_papers_formulas(monkeypatch):
     assert epoch["generator"] == pytest.approx(-again.log().mean().item(), rel=1e-5)
 
 
+def test_the_rate_of_each_player_falls_linearly_with_its_steps(monkeypatch):
+    rates, descend = {}, module.descend
+
+    def watched(loss, parts, name):
+        rates.setdefault(name, []).append(parts[name].param_groups[0]["lr"])
+        descend(loss, parts, name)
+
+    monkeypatch.setattr(module, "descend", watched)
+    fitted(epochs=2, lr=1e-3, batch_size=32)
+    falling = pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert rates == {"discriminator": falling, "generator": falling}
+
+
 def test_the_seed_decides_the_result():
     torch.manual_seed(1)
     first, first_losses = fitted(seed=3)

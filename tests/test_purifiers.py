@@ -217,6 +217,19 @@ def test_autoencoders_clamp_in_evaluation_mode_alone(build):
     assert torch.equal(clamped, free.clamp(0, 1))
 
 
+def test_a_convolutional_autoencoder_is_its_encoder_its_decoder_and_the_clamp():
+    network, x = CONVOLUTIONAL().eval(), images(20, GRAY)
+    with torch.no_grad():
+        [p.mul_(4) for p in network.parameters()]
+        code, free = network.encode(x), network.unclamped(x)
+    assert code.shape == (20, *network.codes) and torch.equal(code, network.encoder(x - 0.5))
+    assert torch.equal(free, 0.5 + network.decoder(code)) and free.min() < 0 and free.max() > 1
+    assert torch.equal(network(x), free.clamp(0, 1)) and torch.equal(network.train()(x), free)
+    for f in (network.encode, network.unclamped):
+        with pytest.raises(ValueError, match=r"images \(N, 1, 28, 28\) are wanted"):
+            f(images(2, (1, 28, 14)))
+
+
 @pytest.mark.parametrize(("build", "lr"), [(FULL, 5e-3), (CONVOLUTIONAL, 1e-2)], ids=["full", "convolutional"])
 def test_autoencoders_learn_to_reconstruct(build, lr):
     network = build()

@@ -1,8 +1,11 @@
 """The training loop: it learns, its seed decides everything random, and an interruption changes nothing."""
 
 import math
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +175,17 @@ def test_the_schedule_is_asked_for_shares_below_one_and_refused_where_it_is_no_f
     for wrong in (-0.1, math.nan, math.inf):
         with pytest.raises(ValueError, match="factor must be finite"):
             fitted(schedule=lambda done, wrong=wrong: wrong)
+
+
+def test_the_cosine_is_half_a_cosine_and_both_schedules_go_from_one_down_to_zero():
+    shares = [0, 1 / 3, 0.5, 2 / 3, 1]
+    assert [training.cosine(share) for share in shares] == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=1e-12)
+    assert [training.linear(share) for share in shares] == pytest.approx([1, 2 / 3, 0.5, 1 / 3, 0])
+
+
+def test_attacks_have_the_schedules_without_the_training_and_the_data():
+    code = "import sys, helpers.attacks; sys.exit(bool({'helpers.data', 'helpers.training'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
 
 
 @pytest.mark.parametrize("measured", [0.5, {"loss": 1.0}, {"seconds": 1.0}], ids=str)

@@ -8,7 +8,7 @@ import torch
 from helpers.attacks.one_step import check_input, checked_gradient
 from helpers.metrics import eval_mode, in_batches
 from helpers.norms import check_norm, project, random_in_ball, steepest
-from helpers.training import factor_of
+from helpers.schedules import Schedule, factor_of
 
 Tensor = torch.Tensor
 Encoder = Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ def ood_attack(
     norm: str = "l2",
     stop: float | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = squared_distance,
-    schedule: Callable[[float], float] | None = None,
+    schedule: Schedule | None = None,
     first: Tensor | None = None,
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
@@ -65,7 +65,7 @@ def ood_attack(
         (with "linf" its sign), and the projected perturbation is written back
     stop : a sample whose `mape` is below leaves the batch; None: all take all steps
     loss : (codes, codes of x_in) -> (N,), minimised; another one than the distance leads elsewhere, past the codes say
-    schedule : share of the steps taken -> factor of lr, `training.cosine` say; None: constant, as in Algorithm 1
+    schedule : share of the steps taken -> factor of lr, `schedules.cosine` say; None: constant, as in Algorithm 1
     first : where each sample's way begins, like x_in, brought into the ball and the range; None: at random, as in Algorithm 1,
         which says that it may be repeated to find the best
     generator : of the random start, drawn batch by batch; None: torch's own. The authors' start is uniform in ±eps per value and

@@ -25,6 +25,7 @@ def check_layers(network: nn.Sequential, layers: Sequence[int]) -> tuple[int, ..
 
 
 def check_images(name: str, images: Tensor) -> None:
+    """Raise ValueError, with the name, unless these are finite float images (N, ...), at least one."""
     if images.ndim < 2 or not len(images) or not images.is_floating_point() or not images.isfinite().all():
         raise ValueError(f"{name} must be finite float images (N, ...), not {images.dtype} {tuple(images.shape)}")
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from helpers.detectors.features import BATCH, check_images, check_layers, outputs_of
 from helpers.detectors.outputs import Detector, logits_of
+from helpers.layers import Residual
 from helpers.metrics import eval_mode, predict
-from helpers.models import Residual
 
 Tensor = torch.Tensor
 EPS = 1e-40  # of Liang et al. 2020, H.2
@@ -101,8 +101,9 @@ class Gram(Detector):
     held-out images; the sum of that over the layers is the total. It is computed in float64 for any x, all images at once.
 
     score is the original formula, whose gradient has NaN wherever a channel is silent; encode is the score with the smoothed
-    root, (N, 1), with a gradient (Liang et al. 2020, H.2, tricks a to c). That gradient itself has x's precision: give the
-    detector and x in float64 for trick (a) in full. Where an image lies inside all ranges both are 0, and so is the gradient.
+    root, (N, 1), with a gradient (Liang et al. 2020, H.2, tricks a to c), and aim the same, (N,). That gradient itself has x's
+    precision: give the detector and x in float64 for trick (a) in full. Where an image lies inside all ranges both are 0, and so
+    is the gradient.
     """
 
     def __init__(
@@ -187,7 +188,10 @@ class Gram(Detector):
         return self._total(x, smooth=False)
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self._total(x, smooth=True)[:, None]
+        return self._aim(x)[:, None]
+
+    def _aim(self, x: Tensor) -> Tensor:
+        return self._total(x, smooth=True)
 
 
 def _both(network: nn.Sequential, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:

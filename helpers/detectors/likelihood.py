@@ -1,14 +1,16 @@
-"""Detectors by a flow's likelihood: a score (N,) of images (N, C, H, W) in [0, 1], higher for likelier ones."""
+"""Detectors by a density of images (N, C, H, W) in [0, 1]: a flow's, or those of the mixtures that hold a classifier back."""
 
 import io
 
 import torch
 from PIL import Image
 
-from helpers.detectors.outputs import Detector
+from helpers.detectors.outputs import Detector, MaxSoftmax
 from helpers.glow import Glow
+from helpers.mixtures import CCU
 
 Tensor = torch.Tensor
+SURE = 30.0  # nats by which the data are likelier than the rest: all but 1e-13 of CCU is then the classifier
 
 
 def png_bits(x: Tensor) -> Tensor:
@@ -53,3 +55,26 @@ class LikelihoodComplexity(Likelihood):
 
     def _score(self, x: Tensor) -> Tensor:
         return png_bits(x) - self.flow.bits(x)
+
+
+class Certain(Detector):
+    """How sure CCU is (Meinke & Hein 2020; `mixtures.CCU`): score = max over y of log p(y|x); encode = the classifier's logits,
+    of which the score is no function.
+
+    aim = the log ratio of the two mixtures' densities, up to where the classifier alone decides, plus the score of the
+    classifier as `MaxSoftmax`; in float64. Far from the data the score is −log K, but for what rounding takes: it has no gradient
+    that an attack could follow, while the ratio says how far there is to go
+    """
+
+    def __init__(self, ccu: CCU):
+        super().__init__()
+        self.ccu = ccu
+
+    def _score(self, x: Tensor) -> Tensor:
+        return self.ccu.score(x)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self.ccu.encode(x)
+
+    def _aim(self, x: Tensor) -> Tensor:
+        return self.ccu.log_ratio(x).clamp(max=SURE) + MaxSoftmax(self.ccu.classifier)(x)

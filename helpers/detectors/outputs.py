@@ -24,12 +24,18 @@ class Detector(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         """How much x (N, ...) looks like the network's data: (N,), higher is more in-distribution."""
         with eval_mode(self):
-            return self._score(_checked(x))
+            return self._score(_checked(x, self))
 
     def encode(self, x: Tensor) -> Tensor:
         """The vector of each sample that an attack has to match: (N, d)."""
         with eval_mode(self):
-            return self._encode(_checked(x))
+            return self._encode(_checked(x, self))
+
+    def aim(self, x: Tensor) -> Tensor:
+        """What to climb for a higher score: (N,), the score itself unless a detector says otherwise. A score that saturates has
+        no gradient far from the data: an attack that climbs it stands still there, and the detector only looks strong."""
+        with eval_mode(self):
+            return self._aim(_checked(x, self))
 
     def _score(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -37,16 +43,26 @@ class Detector(nn.Module):
     def _encode(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _aim(self, x: Tensor) -> Tensor:
+        return self._score(x)
 
-def _checked(x: Tensor) -> Tensor:
+
+def _checked(x: Tensor, detector: nn.Module) -> Tensor:
     if x.ndim < 2 or not x.is_floating_point() or x.numel() == 0:
         raise ValueError(f"a float tensor (N, ...) of one sample or more is wanted, not {x.dtype} {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError("x contains NaN or infinity: no score can be given")
+    # Of parameters alone: what is fitted in float64 to a network in float32 lies in buffers, and follows x by itself. Of several
+    # precisions, as CCU's mixtures may have another than its classifier, any will do
+    own = {p.dtype for p in detector.parameters() if p.is_floating_point()}
+    if own and x.dtype not in own:
+        weights = " and ".join(sorted(map(str, own)))
+        raise ValueError(f"x is {x.dtype}, the detector's weights are {weights}: convert one, by x.float() or network.double()")
     return x
 
 
 def check_magnitude(magnitude: float) -> float:
+    """The magnitude of a preprocessing, in units of x; raises ValueError unless it is finite and at least 0."""
     if not 0 <= magnitude < math.inf:
         raise ValueError(f"magnitude must be finite and at least 0, in units of x, not {magnitude}")
     return magnitude

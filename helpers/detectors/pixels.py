@@ -17,7 +17,10 @@ class Reconstruction(Detector):
     """score = −mean squared error per value of the autoencoder's image; encode = its code, flattened. The error is no function
     of the code, as it compares with the image.
 
-    autoencoder : images -> images
+    aim = the score before the autoencoder clamps its image to [0, 1]: the same where nothing is clamped. A clamped pixel passes
+    no gradient to the code, and of images far from the data most are
+
+    autoencoder : images -> images; one without a method `unclamped`, as `purifiers.ConvAutoencoder` has it: aim = score
     code : images -> codes (N, ...); None: that of `purifiers.ConvAutoencoder`
     raises ValueError for another autoencoder without code
     """
@@ -29,10 +32,17 @@ class Reconstruction(Detector):
         self.autoencoder, self.code = autoencoder, code
 
     def _score(self, x: Tensor) -> Tensor:
-        return -(self.autoencoder(x) - x).square().flatten(1).mean(dim=1)
+        return _minus_error(self.autoencoder(x), x)
 
     def _encode(self, x: Tensor) -> Tensor:
-        return (self.autoencoder.encoder(x - 0.5) if self.code is None else self.code(x)).flatten(1)
+        return (self.autoencoder.encode if self.code is None else self.code)(x).flatten(1)
+
+    def _aim(self, x: Tensor) -> Tensor:
+        return _minus_error(getattr(self.autoencoder, "unclamped", self.autoencoder)(x), x)
+
+
+def _minus_error(image: Tensor, x: Tensor) -> Tensor:
+    return -(image - x).square().flatten(1).mean(dim=1)
 
 
 class NearestNeighbour(Detector):
@@ -50,18 +60,22 @@ class NearestNeighbour(Detector):
             raise ValueError(f"finite float references (M, ...) are wanted, not {reference.dtype} {tuple(reference.shape)}")
         self.network = network
         with torch.no_grad(), eval_mode(self):
-            self.register_buffer("reference", in_batches(self._encode, reference.detach()))
+            codes = in_batches(self._encode, reference.detach())
+            centre = codes.mean(dim=0)
+            centred = codes - centre
+        # What the nearest one is found by, kept: else all references are gone over again for every batch
+        kept = {"reference": codes, "centre": centre, "centred": centred, "halves": centred.square().sum(dim=1) / 2}
+        for name, values in kept.items():
+            self.register_buffer(name, values)
 
     def _score(self, x: Tensor) -> Tensor:
         code = self._encode(x)
-        reference = self.reference.to(code.dtype)
-        if code.shape[1] != reference.shape[1]:
-            raise ValueError(f"samples of {reference.shape[1]} values are wanted, as the references, not {code.shape[1]}")
+        if code.shape[1] != len(self.centre):
+            raise ValueError(f"samples of {len(self.centre)} values are wanted, as the references, not {code.shape[1]}")
         with torch.no_grad():  # which one is nearest comes by a product of matrices, its distance then without cancellation
-            centre = reference.mean(dim=0)
-            centred = reference - centre
-            nearest = (centred.square().sum(dim=1) / 2 - (code - centre) @ centred.T).argmin(dim=1)
-        return -length(code - reference[nearest])
+            centre, centred, halves = (v.to(code.dtype) for v in (self.centre, self.centred, self.halves))
+            nearest = (halves - (code - centre) @ centred.T).argmin(dim=1)
+        return -length(code - self.reference[nearest].to(code.dtype))
 
     def _encode(self, x: Tensor) -> Tensor:
         return (x if self.network is None else self.network(x)).flatten(1)
