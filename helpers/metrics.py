@@ -8,7 +8,7 @@ import torch
 
 Tensor = torch.Tensor
 Model = Callable[[Tensor], Tensor]
-BATCH = {"cpu": (250, 1_250_000), "cuda": (1000, 40_000_000)}  # images, values: a larger batch leaves a processor's cache
+BATCH = {"cpu": (250, 3_000_000), "cuda": (1000, 40_000_000)}  # images, values: a larger batch leaves a processor's cache
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def in_batches(f: Callable[..., Tensor], *tensors: Tensor, batch_size: int | Non
     """
     if batch_size is None:
         rows, values = BATCH.get(tensors[0].device.type, BATCH["cuda"])
-        batch_size = max(8, min(rows, values // max(1, tensors[0][:1].numel())))
+        batch_size = max(10, min(rows, values // max(1, tensors[0][:1].numel())))
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if len({len(t) for t in tensors}) != 1:

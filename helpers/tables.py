@@ -282,7 +282,8 @@ def scoreboard(
     sentences : of `claims.judge_sentences`; survivals : of `defences.survivals`
     """
     cells = cells[cells.same_as == ""]
-    stronger = "<br>".join(f"{escape(s.row)}: {mark(s.verdict)}" for s in survivals.itertuples())
+    of_verdict = {v: survivals.row[survivals.verdict == v] for v in ("survives", "undecided", "broken")}
+    stronger = "<br>".join(f"{mark(v)}: {', '.join(map(escape, names))}" for v, names in of_verdict.items() if len(names))
     line = [
         f'<a href="{escape(link)}">{escape(title)}</a>',
         bar(cells.verdict, ("agrees", "undecided", "differs")),

@@ -175,13 +175,14 @@ def test_the_scoreboard_counts_a_repeated_cell_once():
     cells = verdicts()
     cells.loc[3, "same_as"] = "A/x"
     sentences = pd.DataFrame({"verdict": ["holds", "in part"]})
-    survivals = pd.DataFrame([{"row": "LWA", "verdict": "survives"}])
+    survivals = pd.DataFrame({"row": ["LWA", "<b>", "c"], "verdict": ["survives", "broken", "broken"]})
     html = tables.scoreboard("01.html", "Paper", 9, cells, sentences, survivals).data
     assert (
         "3 of 9 printed numbers" in html
         and "1 agrees, 1 undecided, 1 differs" in html
         and "1 holds, 1 in part" in html
-        and "✓ survives" in html
+        and "✓ survives</span>: LWA<br>" in html
+        and "✗ broken</span>: &lt;b&gt;, c</td>" in html
     )
 
 
