@@ -283,7 +283,7 @@ def scoreboard(
     """
     cells = cells[cells.same_as == ""]
     of_verdict = {v: survivals.row[survivals.verdict == v] for v in ("survives", "undecided", "broken")}
-    stronger = "<br>".join(f"{mark(v)}: {', '.join(map(escape, names))}" for v, names in of_verdict.items() if len(names))
+    stronger = "<br>".join(f"{mark(v)}: {'; '.join(map(escape, names))}" for v, names in of_verdict.items() if len(names))
     line = [
         f'<a href="{escape(link)}">{escape(title)}</a>',
         bar(cells.verdict, ("agrees", "undecided", "differs")),

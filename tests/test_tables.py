@@ -182,7 +182,7 @@ def test_the_scoreboard_counts_a_repeated_cell_once():
         and "1 agrees, 1 undecided, 1 differs" in html
         and "1 holds, 1 in part" in html
         and "✓ survives</span>: LWA<br>" in html
-        and "✗ broken</span>: &lt;b&gt;, c</td>" in html
+        and "✗ broken</span>: &lt;b&gt;; c</td>" in html
     )
 
 
