@@ -6,6 +6,7 @@ margin that matters, agreement only where it lies inside.
 """
 
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from helpers import names
 
 CLAIMS = Path(__file__).resolve().parent.parent / "claims"
 COLUMNS = ("source", "row", "column", "value", "unit", "kind", "same_as", "predicate")
@@ -49,6 +52,22 @@ def read(paper: str) -> pd.DataFrame:
         else:
             float(cell.value)
     return cells
+
+
+def declared(paper: str, source: str) -> dict:
+    """What the paper declares of its settings for a source, {name: value}, from `claims/<paper>.toml`.
+
+    An entry names the sources that it holds for (`of`), or holds for all; the entry that names the source counts more. Every
+    entry has its place in the paper. "averaged" is the number of runs that a printed number is the mean of; every other name is
+    one of the settings or "<role> images", see `reduced`. raises ValueError for an entry without name, value or place
+    """
+    general, own = {}, {}
+    for entry in tomllib.loads((CLAIMS / f"{paper}.toml").read_text(encoding="utf-8"))["declared"]:
+        if {"name", "value", "place"} - entry.keys() or entry.keys() - {"name", "value", "place", "of"}:
+            raise ValueError(f"claims/{paper}.toml: an entry has name, value, place and perhaps `of`, not {entry}")
+        if source in entry.get("of", [source]):
+            (own if "of" in entry else general)[entry["name"]] = entry["value"]
+    return general | own
 
 
 def value(cells: pd.DataFrame, source: str, row: str, column: str) -> float:
@@ -149,11 +168,11 @@ def judge(
     return Verdict(verdict, paper, mean, half, difference, bound, margin, n)
 
 
-def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, se: str = "", **how) -> pd.DataFrame:
+def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, se: bool = False, **how) -> pd.DataFrame:
     """Join the numbers of a paper's table with our rows: one line per cell, with the fields of `Verdict`.
 
-    rows : of `Experiment.grid`; the cell of row r and column c is metric c of the rows whose `row_axis` is r
-    se : where metric "<se> c" is its standard error from the images, the word before c; networks share the images, so their mean
+    rows : of an `Experiment`; the cell of row r and column c is metric c of the rows whose `row_axis` is r
+    se : whether `names.se(c)` is its standard error from the images; networks share the images, so the mean of theirs counts
     how : as in `judge`. raises KeyError for a cell that no row answers
     """
     cells = cells[(cells.source == source) & (cells.kind != "sentence")]
@@ -163,7 +182,7 @@ def compare(cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: s
     for cell in cells.itertuples():
         mine = by_seed(rows, row_axis, cell.row, cell.column)
         if se:
-            how["image_se"] = by_seed(rows, row_axis, cell.row, f"{se} {cell.column}").mean()
+            how["image_se"] = by_seed(rows, row_axis, cell.row, names.se(cell.column)).mean()
         verdict = judge(cell.value, mine.tolist(), kind=cell.kind, unit=cell.unit, **how)
         lines.append(
             {
@@ -209,7 +228,9 @@ def interval(values: np.ndarray, variance: float = 0.0) -> tuple[float, float]:
     return float(mean - half), float(mean + half)
 
 
-def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int, se: str = "") -> dict:
+def judge_sentence(
+    predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, row_axis: str, images: int, se: bool = False
+) -> dict:
     """The verdict of a sentence whose predicate compares cells "row/column", paired by seed.
 
     b may be a number; `greater(a, b, by)` claims that a exceeds b by at least that much, with no margin beside. A cell is one of
@@ -232,7 +253,7 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
 
     def sampled(name: str, v: np.ndarray) -> float:  # a quantity that is no rate has no binomial variance
         row, _, column = name.partition("/")
-        if se and f"{se} {column}" in rows and (own := by_seed(rows, row_axis, row, f"{se} {column}").mean()) > 0:
+        if se and names.se(column) in rows and (own := by_seed(rows, row_axis, row, names.se(column)).mean()) > 0:
             return float(own) ** 2
         other = ((cells.row == row) & (cells.column == column) & (cells.kind == "other")).any()
         return 0.0 if other or not 0 <= v.mean() <= 1 else image_variance(float(v.mean()), images, None, "other")
@@ -280,7 +301,7 @@ def judge_sentence(predicate: str, cells: pd.DataFrame, rows: pd.DataFrame, *, r
 
 
 def judge_sentences(
-    cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, images: int, se: str = ""
+    cells: pd.DataFrame, rows: pd.DataFrame, source: str, *, row_axis: str, images: int, se: bool = False
 ) -> pd.DataFrame:
     """Every sentence drawn from a table, with its verdict: columns value, predicate and the fields of `judge_sentence`."""
     mine = cells[cells.source == source]
@@ -294,13 +315,15 @@ def judge_sentences(
 def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
     """In what our run is smaller than what the paper declares: e.g. ["train images: 1,297 instead of 50,000"].
 
-    declared : {name: value}; a name is looked up among the settings, then "<split> images" among the data of a row. What the
-    paper does not declare is not compared.
+    declared : {name: value}; a name is looked up among the settings, then as "<role> images" among the splits of a row. How many
+        runs the paper averages is no setting. What the paper does not declare is not compared.
     """
     settings = {k: v for group in settings.values() if isinstance(group, dict) for k, v in group.items()} | settings
-    sizes = {f"{name.rpartition('/')[2]} images": entry["size"] for name, entry in data.items()}
+    sizes = {f"{role} images": split["size"] for role, split in data.items()}
     marks = []
     for name, value in declared.items():
+        if name == "averaged":
+            continue
         mine = settings.get(name, sizes.get(name))
         if mine is None:
             raise KeyError(f"nothing named {name!r} among the settings or the data of the row")

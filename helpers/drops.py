@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pandas as pd
 
-from helpers import claims
+from helpers import claims, names
 
 
 def as_drops(cells: pd.DataFrame, source: str, reference: tuple[str, str, str]) -> pd.DataFrame:
@@ -32,8 +32,8 @@ def compare(
     images: int,
     paper_images: int,
 ) -> pd.DataFrame:
-    """As `claims.compare`, on drops: `rows` hold for each column c the metrics "drop c" and "se c", its standard error over
-    the images, paired. The paper's images are others, so their sampling counts too, with the same variance per image."""
+    """As `claims.compare`, on drops: `rows` hold for each column c the metrics `names.drop(c)` and `names.se(c)`, its standard
+    error over the images, paired. The paper's images are others, so their sampling counts too, with our variance per image."""
     wanted = as_drops(cells, source, reference)
-    mine = rows.assign(**{column: rows[f"drop {column}"] for column in wanted.column.unique()})
-    return claims.compare(wanted, mine, source, row_axis=row_axis, se="se", images=images, paper_images=paper_images)
+    mine = rows.assign(**{column: rows[names.drop(column)] for column in wanted.column.unique()})
+    return claims.compare(wanted, mine, source, row_axis=row_axis, se=True, images=images, paper_images=paper_images)

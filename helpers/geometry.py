@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from helpers import metrics
+from helpers import metrics, names
 
 Tensor = torch.Tensor
 
@@ -16,8 +16,8 @@ def projection(
     layer : the features are the output of `network[:layer]`
     inputs : {kind: images (N, C, H, W)}, one of them "clean"; reference : training images for the nearest neighbours
     shown : how many of each kind to return
-    returns "explained" (3,); for each kind its points (shown, 3), prediction and confidence; and for each but clean
-        "AUROC <kind>": how well the distance to the tenth nearest reference tells it from clean in the full space
+    returns "explained" (3,); for each kind its points (shown, 3), prediction and confidence; and for each but clean, under
+        `names.AUROC`, how well the distance to the tenth nearest reference tells it from clean in the full space
     """
     from sklearn.decomposition import PCA
 
@@ -27,11 +27,11 @@ def projection(
     result = {"explained": pca.explained_variance_ratio_}
     for kind, images in inputs.items():
         if kind != "clean":
-            result[f"AUROC {kind}"] = metrics.knn_auroc(known, features["clean"], features[kind])
+            result[names.AUROC.format(kind=kind)] = metrics.knn_auroc(known, features["clean"], features[kind])
         confidence, read = metrics.predict(network, images[:shown]).softmax(dim=1).max(dim=1)
         result |= {
             kind: pca.transform(features[kind][:shown].cpu()),
-            f"{kind}_prediction": read.cpu().numpy(),
-            f"{kind}_confidence": confidence.cpu().numpy(),
+            names.PREDICTION.format(kind=kind): read.cpu().numpy(),
+            names.CONFIDENCE.format(kind=kind): confidence.cpu().numpy(),
         }
     return result

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +10,42 @@ import torch
 Tensor = torch.Tensor
 Model = Callable[[Tensor], Tensor]
 BATCH = {"cpu": (250, 3_000_000), "cuda": (1000, 40_000_000)}  # images, values: a larger batch leaves a processor's cache
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A detector's scores, higher being more in-distribution: of images inside the distribution and of others, 1-d and finite.
+
+    A run that returns them as a metric stores both as float32; the metric is their AUROC, computed from what is stored.
+    """
+
+    inside: Tensor
+    outside: Tensor
+
+    def sides(self) -> dict[str, Tensor]:
+        """Both sides by name."""
+        return {"inside": self.inside, "outside": self.outside}
+
+
+@dataclass(frozen=True)
+class Right:
+    """Which images of a split were right, by network: {seed: bool (N,)}, and the digest of the split that they come from."""
+
+    images: dict[int, np.ndarray]
+    digest: str
+
+
+def paired(first: Right, second: Right) -> dict[int, np.ndarray] | None:
+    """The difference of two methods image by image, by seed: {seed: int8 (N,) of -1, 0, 1}.
+
+    None where the images are not the same ones: the split has another digest, or a network was measured on another number of
+    them, or no seed is in both.
+    """
+    seeds = first.images.keys() & second.images.keys()
+    lengths = {len(side.images[seed]) for side in (first, second) for seed in seeds}
+    if first.digest != second.digest or len(lengths) != 1:
+        return None
+    return {seed: first.images[seed].astype(np.int8) - second.images[seed].astype(np.int8) for seed in sorted(seeds)}
 
 
 @contextlib.contextmanager

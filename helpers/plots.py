@@ -10,6 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
+from helpers import names
+
 # Okabe & Ito's palette, told apart with any colour vision; black is left out, it vanishes on a dark page
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#7A4FBF", "#8C564B")
 INK = "#808080"  # reads on white and on near-black alike
@@ -82,8 +84,8 @@ def pca3d(
 ) -> go.Figure:
     """3D scatter of projected features, one panel per network, one symbol for each kind of sample.
 
-    panels : {title: {"explained": (3,) shares of variance; "label": (N,); and for each kind: kind: (N, 3) points,
-        f"{kind}_prediction" and f"{kind}_confidence": (N,), and f"{kind}_label" where they are other samples}}
+    panels : {title: {"explained": (3,) shares of variance; "label": (N,); and for each kind: kind: (N, 3) points, and under
+        `names.PREDICTION`, `names.CONFIDENCE`: (N,), and under `names.LABEL` where they are other samples}}
     classes : names of all labels and predictions
     color_by : "class", or "kind" where the classes do not matter or are too many
     One legend entry per colour toggles it in all panels; hovering shows class, prediction and confidence.
@@ -95,8 +97,9 @@ def pca3d(
         scene = "scene" if number == 0 else f"scene{number + 1}"
         scenes[scene] = _scene(number, len(panels), a["explained"])
         for k, kind in enumerate(kinds):
-            labels = a.get(f"{kind}_label", a["label"])
-            read = zip(labels, a[f"{kind}_prediction"], a[f"{kind}_confidence"], strict=True)
+            prediction, confidence = (a[name.format(kind=kind)] for name in (names.PREDICTION, names.CONFIDENCE))
+            labels = a.get(names.LABEL.format(kind=kind), a["label"])
+            read = zip(labels, prediction, confidence, strict=True)
             hover = np.array([f"{kind} {classes[c]}, read as {classes[p]} ({share:.0%})" for c, p, share in read])
             groups = (
                 [(name, c, labels == c) for c, name in enumerate(classes) if (labels == c).any()]

@@ -4,16 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import re
-import subprocess
-import sys
 import warnings
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 try:
     import fcntl
@@ -84,11 +79,13 @@ def read(path: Path) -> dict[str, dict]:
     return rows
 
 
-def append(path: Path, row: dict) -> None:
+def append(path: Path, row: dict, arrays=None) -> None:
     """Add one row and wait until it is on the disk. After an error, the file holds what it held before.
 
     Two processes may add to one file: it is locked meanwhile, and a row that the other has stored is not stored twice.
     """
+    if arrays:
+        save_arrays(arrays_path(path, row), arrays)
     text = json.dumps(row, allow_nan=False).encode() + b"\n"
     size = None
     try:
@@ -157,53 +154,16 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-@cache
-def commit() -> str:
-    """The code's commit: $BOOK_COMMIT, which a recording run sets at its start and where there is no .git; else git's, 12 digits,
-    with a `+` where the tree differs from it."""
-    if os.environ.get("BOOK_COMMIT"):
-        return os.environ["BOOK_COMMIT"]
-    try:
-        git = ["git", "-C", str(ROOT)]
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        return head + ("+" if dirty() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def arrays_path(path, row):
+    """provisional"""
+    return path.with_name(f"{path.stem}-{row['key']}.npz")
 
 
-def dirty() -> list[str]:
-    """Files that differ from the commit, but for what recording itself writes: `results/` and the zoo."""
-    outside = [".", ":!results", ":!helpers/weights"]
-    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=all", "--", *outside]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
-def changes() -> str:
-    """A hash of how the code differs from its commit; empty where it does not, or where there is no git."""
-    if not commit().endswith("+"):
-        return ""
-    diff = subprocess.run(
-        ["git", "-C", str(ROOT), "diff", "HEAD", "--", ".", ":!results"], capture_output=True, check=True
-    ).stdout
-    return hashlib.sha256(diff + "".join(dirty()).encode()).hexdigest()[:12]
-
-
-def device_name(device: torch.device) -> str:
-    """What computes: the GPU's name, or the processor's and the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1].strip()
-    except (OSError, TypeError):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a number depends on."""
-    return {"python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__, "numpy": np.__version__}
+def replace(path, row, arrays=None):
+    """provisional"""
+    if path.exists():
+        remove(path, [row["key"]])
+    append(path, row, arrays)
 
 
 TOLERANCE = 0.03  # of a rate at `smoke`, absolute; of another quantity, relative

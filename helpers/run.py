@@ -15,11 +15,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
+from helpers import provenance
 from helpers import rows as storage
 from helpers.chapters import BOOK, BUILD, Refused, chapters, environment, execute, execute_report, tidy, title
+from helpers.profiles import PROFILES, parse_seeds
 from helpers.progress import ChapterProgress
 from helpers.rows import ROOT
-from helpers.study import PROFILES, parse_seeds
 
 BANNER = "tables and figures show this run; the text between them, and pages without numbers of their own, describe the book's."
 
@@ -58,7 +59,7 @@ def reproduce(picked: list[Path], profile: str, parameters: dict) -> int:
     """
     base = Path(os.environ.get("BOOK_RESULTS") or BUILD).expanduser() / "reproduced" / profile
     homes = {path: base / path.stem for path in picked}
-    work = partial(_reproduce_one, profile=profile, parameters=parameters, identity=storage.commit() + storage.changes())
+    work = partial(_reproduce_one, profile=profile, parameters=parameters, identity=provenance.commit() + provenance.changes())
     at_once = min(len(picked), os.cpu_count() or 1) if profile == "smoke" else 1
     with ChapterProgress(len(picked)) as progress, contextlib.ExitStack() as stack:
         if at_once == 1:
@@ -141,12 +142,12 @@ def report_comparison(book: Path, again: list[Path], profile: str, output: Path)
 def record(picked: list[Path], profile: str, parameters: dict, allow_dirty: bool) -> int:
     """Add to the committed results, then execute the chapters at `report`."""
     try:
-        changed = storage.dirty()
+        changed = provenance.dirty()
     except (OSError, subprocess.CalledProcessError):  # no .git: $BOOK_COMMIT has to name the code
         changed = [] if os.environ.get("BOOK_COMMIT") else ["no git repository, and BOOK_COMMIT is not set"]
     if changed and not allow_dirty:
         raise Refused(f"results are recorded from committed code only; commit first, or --allow-dirty: {', '.join(changed[:5])}")
-    with ChapterProgress(len(picked)) as progress, environment(BOOK_COMMIT=storage.commit()):
+    with ChapterProgress(len(picked)) as progress, environment(BOOK_COMMIT=provenance.commit()):
         for path in picked:  # one commit names the code of all, though recording itself changes files
             execute(path, BUILD / "record" / path.name, {**parameters, "profile": profile, "record": True})
             progress.bar.update()

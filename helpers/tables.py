@@ -1,103 +1,64 @@
 """Tables of the page, as HTML: paper against ours, sentences, provenance, the chapter's line on the front page.
 
-A number links to the rows behind it: `../results/<paper>/<profile>/<run>.jsonl#<group>`. In JupyterLab that opens the file; the
-site turns it into a page that explains each row.
+Each takes an experiment, which brings its rows, settings and provenance. What a table judges stays with the experiment, for the
+scoreboard. A number links to the rows behind it: `../results/<paper>/<profile>/<run>.jsonl#<group>`. In JupyterLab that opens the
+file; the site turns it into a page that explains each row.
 """
 
-import base64
-import io
 from collections.abc import Callable
 from functools import partial
 from html import escape
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
-from PIL import Image
+from IPython.display import HTML
 
-from helpers import claims
-from helpers import rows as storage
+from helpers import checks as masking
+from helpers import claims, defences, drops
 from helpers.formats import amount, number, percent, without_zeros  # noqa: F401  a chapter says tables.number
-
-MARKS = {
-    "agrees": "✓",
-    "differs": "✗",
-    "undecided": "?",
-    "holds": "✓",
-    "contradicted": "✗",
-    "in part": "◐",
-    "survives": "✓",
-    "broken": "✗",
-}
-MANY = {"agrees": "agree", "differs": "differ", "holds": "hold"}
+from helpers.markup import bar, glue, mark, picture, provenance, reduced_line, rows_link, table  # noqa: F401  ... tables.glue
 
 
-def mark(verdict: str) -> str:
-    """A verdict as a coloured word with a sign, so that colour is never alone."""
-    return f'<span class="verdict {verdict.replace(" ", "-")}">{MARKS[verdict]} {verdict}</span>'
-
-
-def rows_link(experiment, group: str, text: str) -> str:
-    """A link to the rows of `experiment` whose arguments other than the seed are `group`; to all of them where none are."""
-    name = storage.anchor(group)
-    at = f"#{name}" if name in map(storage.group_of, experiment.rows) else "#"
-    target = f"../results/{experiment.study.paper}/{experiment.profile}/{experiment.name}.jsonl{at}"
-    return f'<a href="{escape(target)}" title="the rows behind this number">{text}</a>'
-
-
-def table(head: list[str], body: list[list[str]], css: str = "") -> str:
-    """An HTML table from escaped text or ready HTML; the first column is the row's head."""
-    top = "".join(f'<th scope="col">{h}</th>' for h in head)
-    lines = "".join(f'<tr><th scope="row">{line[0]}</th>' + "".join(f"<td>{c}</td>" for c in line[1:]) + "</tr>" for line in body)
-    return f'<div class="wide"><table class="claims {css}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def picture(pixels: np.ndarray, alt: str) -> str:
-    """An image (H, W, 3) uint8 as an HTML image that brings its pixels along, to stand in a cell of `table`."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" width="{pixels.shape[1]}" height="{pixels.shape[0]}">'
-
-
-def means_table(
-    rows: pd.DataFrame,
+def means(
     experiment,
-    row_axis: str,
     columns: list[str],
+    *,
+    by: str | None = None,
     also: dict[tuple[str, str], str] | None = None,
     unit: str = "",
     small: str = "MAPE",
 ) -> HTML:
     """Our means with their 95 % intervals over networks where the paper prints nothing to compare with; numbers link to rows.
 
-    rows : of `experiment.grid`; a line per value of `row_axis`; a column that a row does not have stays empty
-    also : as in `paper_table`; unit : "%" prints rates in percent
+    by : a line per value of this column of the rows; None: the experiment's only argument
+    columns : of the rows; one that a line does not have stays empty
+    also : further words under a cell, by (line, column); unit : "%" prints rates in percent
     small : columns with this word in their name are shares that may be tiny: in percent, to two significant digits
     """
+    by = _axis(experiment, by)
     body = []
-    for row in dict.fromkeys(rows[row_axis]):
+    for row in dict.fromkeys(experiment.rows[by]):
         line = [escape(str(row))]
         for column in columns:
             words = (also or {}).get((row, column))
             more = f'<br><span class="paper">{escape(words)}</span>' if words else ""
-            line.append(mean_cell(rows, experiment, row_axis, row, column, "small %" if small in column else unit) + more)
+            line.append(cell(experiment, row, column, by=by, unit="small %" if small in column else unit) + more)
         body.append(line)
-    many = rows.groupby(row_axis).seed.nunique().max() > 1
+    many = experiment.rows.groupby(by).seed.nunique().max() > 1
     notes = ["in percent"] * (unit == "%") + ["± is the 95 % interval over networks"] * bool(many)
     line = f'<p class="provenance">{"; ".join(notes).capitalize()}.</p>' if notes else ""
     head = [f"{escape(c)}, %" if small in c else escape(c) for c in columns]
     return HTML(table(["", *head], body) + line + provenance(experiment))
 
 
-def mean_cell(rows: pd.DataFrame, experiment, row_axis: str, row: str, column: str, unit: str = "") -> str:
-    """One cell of `means_table`: our mean, with its 95 % interval over networks if there are several, linked to its rows.
+def cell(experiment, row: str, column: str, *, by: str | None = None, unit: str = "") -> str:
+    """One cell of `means`: our mean, with its 95 % interval over networks if there are several, linked to its rows.
 
     unit : "%" prints percent, "small %" percent to two significant digits
-    A row without the column, or with no number in it, gives a dash.
+    A line without the column, or with no number in it, gives a dash.
     """
-    text = percent if unit == "small %" else partial(amount, printed=unit)
-    values = claims.by_seed(rows, row_axis, row, column).dropna() if column in rows else pd.Series(dtype=float)
+    text, rows = percent if unit == "small %" else partial(amount, printed=unit), experiment.rows
+    values = claims.by_seed(rows, _axis(experiment, by), row, column).dropna() if column in rows else pd.Series(dtype=float)
     if values.empty:
         return "–"
     low, high = claims.interval(values.to_numpy())
@@ -105,20 +66,11 @@ def mean_cell(rows: pd.DataFrame, experiment, row_axis: str, row: str, column: s
     return rows_link(experiment, str(row), f"<b>{text(values.mean())}</b>{spread}")
 
 
-def provenance(*experiments) -> str:
-    """The line beneath a table: rows, profile, seeds, device, day, commit. Of several experiments a folded list of such lines."""
-    lines = []
-    for experiment in experiments:
-        status = experiment.status()
-        number_of_rows = status["rows"].split()[0]
-        count = rows_link(experiment, "", f"{number_of_rows} row{'s' if number_of_rows != '1' else ''}")
-        words = [f"{count} at profile <b>{status['profile']}</b>, {status['seeds']} seed{'s' if status['seeds'] != 1 else ''}"]
-        words += [escape(status["device"]), status["last row"], f"commit {escape(status['commit'])}"]
-        lines.append(f'<p class="provenance">{" · ".join(words)}</p>')
-    if len(lines) < 2:
-        return "".join(lines)
-    summary = f"<summary>The rows behind it, of {len(lines)} experiments</summary>"
-    return f'<details class="provenance">{summary}{"".join(lines)}</details>'
+def _axis(experiment, by: str | None) -> str:
+    """The column of the rows that tells lines apart. raises ValueError where there are several and none is named"""
+    if by is None and len(experiment.over) != 1:
+        raise ValueError(f"{experiment.name}: name the column that tells its lines apart (by=...): {', '.join(experiment.rows)}")
+    return by or next(iter(experiment.over))
 
 
 def beside(cells: pd.DataFrame, source: str, words: str) -> dict[tuple[str, str], str]:
@@ -129,19 +81,70 @@ def beside(cells: pd.DataFrame, source: str, words: str) -> dict[tuple[str, str]
     return {(c.row, c.column): f"{words} {without_zeros(c.value)}" for c in mine.itertuples()}
 
 
-def paper_table(
-    result: pd.DataFrame,
+def paper(
     experiment,
-    declared: dict,
+    source: str,
+    *,
+    by: str | None = None,
+    cells: pd.DataFrame | None = None,
+    declared: str | None = None,
+    images: int | str = "test",
+    by_column: dict[str, dict] | None = None,
+    reference: tuple[str, str, str] | None = None,
     also: dict[tuple[str, str], str] | None = None,
     group: Callable[[str], str] = str,
+    count: bool = True,
+    **how,
 ) -> HTML:
     """The paper's table with our number, its 95 % interval and a verdict in each cell; each number links to its rows.
 
-    result : of `claims.compare`; declared : what the paper says of its settings, as in `claims.reduced`
+    source : of the claims; by : as of `means`; cells : some of the claims instead of all
+    declared : the source under which the paper's settings are declared, where it is not `source`
+    images : how many images our rates were measured on, or the role of their split
+    by_column : {column: what is different there, of `images`, `paper_images`, `sampling`}
+    reference : compare drops below this cell, as `drops.compare` does
     also : further words under a cell, by (row, column)
     group : of a row of the table, the rows of the experiment that it links to; "" for all of them
+    count : whether the scoreboard counts these verdicts
+    how : further arguments of `claims.judge`. How many test images the paper has, and how many runs it averages, stands in what
+        the claims declare
     """
+    paper_of, by = experiment.study.paper, _axis(experiment, by)
+    cells = claims.read(paper_of) if cells is None else cells
+    said = claims.declared(paper_of, declared or source)
+    how = {"averaged": said.get("averaged", 1), "paper_images": said.get("test images"), **how, "images": images}
+    mine = cells[(cells.source == source) & (cells.kind != "sentence")]
+    if reference:
+        how = {"images": _images(experiment, images), "paper_images": how["paper_images"]}
+        result = drops.compare(cells, experiment.rows, source, reference, row_axis=by, **how)
+    else:
+        parts = []
+        for columns, changed in _apart(mine, by_column or {}):
+            options = {**how, **changed}
+            options["images"] = _images(experiment, options["images"])
+            parts.append(claims.compare(columns, experiment.rows, source, row_axis=by, **options))
+        result = mine[["row", "column"]].merge(pd.concat(parts), on=["row", "column"])  # in the paper's order
+    result = result.assign(source=source)
+    experiment.judge("numbers", result, count=count)
+    return HTML(
+        _paper_table(result, experiment, also or {}, group)
+        + reduced_line(experiment, said)
+        + provenance(experiment)
+        + _details(result)
+    )
+
+
+def _apart(cells: pd.DataFrame, by_column: dict[str, dict]) -> list[tuple[pd.DataFrame, dict]]:
+    """The cells of the columns that are judged alike, with what is different for them."""
+    parts = [(cells[cells.column == column], changed) for column, changed in by_column.items()]
+    return [(part, changed) for part, changed in [(cells[~cells.column.isin(by_column)], {}), *parts] if len(part)]
+
+
+def _images(experiment, images: int | str) -> int:
+    return experiment.images(images) if isinstance(images, str) else images
+
+
+def _paper_table(result: pd.DataFrame, experiment, also: dict[tuple[str, str], str], group: Callable[[str], str]) -> str:
     fullest = max((cells for _, cells in result.groupby("row", sort=False)), key=len)  # its order is the paper's
     columns = list(dict.fromkeys([*fullest.column, *result.column]))
     body = []
@@ -153,16 +156,11 @@ def paper_table(
                 continue
             c = cells[cells.column == column].iloc[0]
             ours = rows_link(experiment, group(row), f"<b>{amount(c.ours, c.printed)}</b> ± {amount(c.half, c.printed)}")
-            words = (also or {}).get((row, column))
+            words = also.get((row, column))
             more = f'<span class="paper">{escape(words)}</span><br>' if words else ""
             line.append(f'{ours}<br><span class="paper">paper {without_zeros(c.printed)}</span><br>{more}{mark(c.verdict)}')
         body.append(line)
-    return HTML(
-        table(["", *map(escape, columns)], body, "paper-table")
-        + reduced_line(experiment, declared)
-        + provenance(experiment)
-        + _details(result)
-    )
+    return table(["", *map(escape, columns)], body, "paper-table")
 
 
 def _details(result: pd.DataFrame) -> str:
@@ -182,8 +180,24 @@ def _details(result: pd.DataFrame) -> str:
     return f"<details><summary>How each verdict was reached</summary>{table(head, body)}</details>"
 
 
-def sentence_table(sentences: pd.DataFrame) -> HTML:
-    """The paper's sentences with their verdicts. sentences : columns `value`, `predicate` and the fields of `judge_sentence`."""
+def sentences(
+    experiment,
+    *sources: str,
+    by: str | None = None,
+    cells: pd.DataFrame | None = None,
+    images: int | str = "test",
+    se: bool = False,
+    count: bool = True,
+) -> HTML:
+    """What the paper says, as drawn from its `sources`, with a verdict each. by, cells, images, count : as of `paper`
+
+    se : whether the rows hold standard errors, as of `claims.compare`
+    """
+    cells, how = claims.read(experiment.study.paper) if cells is None else cells, {"row_axis": _axis(experiment, by), "se": se}
+    how["images"] = _images(experiment, images)
+    judged = [claims.judge_sentences(cells, experiment.rows, s, **how).assign(source=s) for s in sources]
+    judged = pd.concat(judged, ignore_index=True)
+    experiment.judge("sentences", judged, count=count)
     body = [
         [
             escape(s.value),
@@ -191,24 +205,41 @@ def sentence_table(sentences: pd.DataFrame) -> HTML:
             f"supported, {s.contradicted} contradicted</span>",
             f"<details><summary>predicate</summary><code>{escape(s.predicate)}</code></details>",
         ]
-        for s in sentences.itertuples()
+        for s in judged.itertuples()
     ]
     return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences"))
 
 
-def reduced_line(experiment, declared: dict) -> str:
-    """The line beneath a table that says in what an experiment's runs are smaller than the paper's."""
-    first = experiment.rows[0]
-    reduced = claims.reduced(first["settings"], first["data"], declared)
-    words = "Reduced: " + "; ".join(map(escape, reduced)) if reduced else "Nothing that the paper declares is reduced"
-    return f'<p class="provenance">{words}.</p>'
+def survival(
+    experiment,
+    source: str,
+    judged: pd.DataFrame | None = None,
+    *,
+    by: str | None = None,
+    declared: str | None = None,
+    unit: str = "",
+    count: bool = True,
+    images: int | str = "test",
+    metric: str | dict[str, str] = "",
+    **how,
+) -> HTML:
+    """What stronger attacks leave of each defence; numbers link to the rows.
 
-
-def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: str = "") -> HTML:
-    """What stronger attacks leave of each defence. survivals : of `defences.survivals`; numbers link to the rows.
-
-    unit : "%" prints rates in percent
+    source, by, declared, count, images : as of `paper`; unit : "%" prints rates in percent
+    metric : the worst case among the rows' metrics; {words: metric} for several, whose lines are named by the words, in which
+        {row} stands for the defence
+    how : further arguments of `defences.survivals`
+    judged : of `defences.survivals` or made like it, where the experiment is judged in another way
     """
+    if judged is None:
+        cells, by = claims.read(experiment.study.paper), _axis(experiment, by)
+        how |= {"row_axis": by, "images": _images(experiment, images)}
+        parts = []
+        for words, name in (metric if isinstance(metric, dict) else {"{row}": metric}).items():
+            found = defences.survivals(cells, experiment.rows, source, metric=name, **how)
+            parts.append(found.assign(group=found.row, row=[words.format(row=row) for row in found.row]))
+        judged = pd.concat(parts, ignore_index=True)
+    experiment.judge("survivals", judged.assign(source=source), count=count)
 
     def text(value: float) -> str:
         return amount(value, unit)
@@ -217,7 +248,7 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
     body = [
         [
             escape(s.row),
-            rows_link(experiment, s.row, f"<b>{text(s.defended)}</b>"),
+            rows_link(experiment, getattr(s, "group", s.row), f"<b>{text(s.defended)}</b>"),
             text(s.undefended),
             f"{text(s.advantage)} ({text(s.low)} to {text(s.high)})",
             text(s.advertised),
@@ -225,13 +256,21 @@ def survival_table(survivals: pd.DataFrame, experiment, declared: dict, unit: st
             text(s.margin),
             mark(s.verdict),
         ]
-        for s in survivals.itertuples()
+        for s in judged.itertuples()
     ]
-    return HTML(table(head, body) + reduced_line(experiment, declared) + provenance(experiment))
+    said = claims.declared(experiment.study.paper, declared or source)
+    return HTML(table(head, body) + reduced_line(experiment, said) + provenance(experiment))
 
 
-def detection_table(judged: pd.DataFrame) -> HTML:
-    """What is left of detectors under attack. judged : `row`, `experiment` and the fields of `defences.detection`."""
+def detection(judged: pd.DataFrame, *, count: bool | list[str] = True) -> HTML:
+    """What is left of detectors under attack. judged : `row`, `experiment` and the fields of `defences.detection`.
+
+    count : whether the scoreboard counts them, or the rows that it counts
+    """
+    counted = judged.row.isin(count) if isinstance(count, list) else pd.Series(bool(count), judged.index)
+    for d, counts in zip(judged.itertuples(), counted, strict=True):
+        line = judged.loc[[d.Index]].drop(columns="experiment").assign(source="")
+        d.experiment.judge("survivals", line, count=bool(counts))
     head = ["", "verdict", "AUROC before", "worst case", "over guessing (95 % interval)", "left", "margin"]
     body = [
         [
@@ -246,11 +285,17 @@ def detection_table(judged: pd.DataFrame) -> HTML:
         for d in judged.itertuples()
     ]
     note = "" if np.isfinite(judged.low).all() else '<p class="provenance">Without an interval: one network.</p>'
-    return HTML(table(head, body) + note + provenance(*{id(e): e for e in judged.experiment}.values()))
+    return HTML(table(head, body) + note + provenance(*{e.name: e for e in judged.experiment}.values()))
 
 
-def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> HTML:
-    """The gradient-masking checks, a line each, a column per network. judged : {row: of `checks.judge_checks`}"""
+def checks(experiment, *, by: str | None = None, **how) -> HTML:
+    """The gradient-masking checks, a line each, a column per network: the means of the rows, judged.
+
+    how : eps, radii, chance, unbounded, as of `checks.judge_checks`; radii : by default the experiment's own
+    """
+    measured = experiment.rows.groupby(_axis(experiment, by), sort=False).mean(numeric_only=True)
+    how = {"radii": experiment.settings.get("radii"), **how}
+    judged = {row: masking.judge_checks(values, **how) for row, values in measured.iterrows()}
     names = [name for name, _, _ in next(iter(judged.values()))]
     body = [
         [
@@ -265,36 +310,29 @@ def checks_table(judged: dict[str, list[tuple[str, bool, str]]], experiment) -> 
     return HTML(table(["what a sound gradient does", *map(escape, judged)], body, "checks") + provenance(experiment))
 
 
-def bar(verdicts: pd.Series, order: tuple[str, ...]) -> str:
-    """Counts of verdicts as one bar with words beneath it."""
-    counts = {v: int((verdicts == v).sum()) for v in order}
-    parts = "".join(f'<span class="bar {v.replace(" ", "-")}" style="flex:{n}">{n}</span>' for v, n in counts.items() if n)
-    words = ", ".join(f"{n} {v if n == 1 else MANY.get(v, v)}" for v, n in counts.items() if n)
-    return f'<div class="bars" role="img" aria-label="{words}">{parts}</div><span class="paper">{words}</span>'
-
-
-def scoreboard(
-    link: str, title: str, printed: int, cells: pd.DataFrame, sentences: pd.DataFrame, survivals: pd.DataFrame
-) -> HTML:
+def scoreboard(study, page: str, title: str, sources: Callable[[str], bool] = bool) -> HTML:
     """A chapter's line on the front page: verdicts of numbers and sentences, and what stronger attacks left of each defence.
 
-    printed : numbers that the paper prints; cells : those compared, of `claims.compare`, a repeated one counted once
-    sentences : of `claims.judge_sentences`; survivals : of `defences.survivals`
+    Everything that the tables above judged and that counts is in it; a number that repeats another one is counted once.
+    sources : which sources of the claims the chapter is about; by default all
     """
-    cells = cells[cells.same_as == ""]
-    of_verdict = {v: survivals.row[survivals.verdict == v] for v in ("survives", "undecided", "broken")}
-    stronger = "<br>".join(f"{mark(v)}: {'; '.join(map(escape, names))}" for v, names in of_verdict.items() if len(names))
+    cells, said = study.judged_of("numbers", counted=True), study.judged_of("sentences", counted=True)
+    printed = claims.read(study.paper)
+    printed = claims.count(printed[[sources(source) for source in printed.source]])
+    cells, left = cells[cells.same_as == ""], study.judged_of("survivals", counted=True)
+    of_verdict = {v: left.row[left.verdict == v] for v in ("survives", "undecided", "broken")}
+    stronger = "<br>".join(f"{mark(v)}: {'; '.join(map(escape, rows))}" for v, rows in of_verdict.items() if len(rows))
     line = [
-        f'<a href="{escape(link)}">{escape(title)}</a>',
+        f'<a href="{escape(page)}">{escape(title)}</a>',
         bar(cells.verdict, ("agrees", "undecided", "differs")),
-        bar(sentences.verdict, ("holds", "in part", "undecided", "contradicted")),
+        bar(said.verdict, ("holds", "in part", "undecided", "contradicted")),
         stronger,
     ]
-    head = ["paper", f"{len(cells)} of {printed} printed numbers", f"{len(sentences)} sentences", "under stronger attacks"]
+    head = ["paper", f"{len(cells)} of {printed} printed numbers", f"{len(said)} sentences", "under stronger attacks"]
     return HTML(table(head, [line], "scoreboard"))
 
 
-def status_table(study) -> HTML:
+def status(study) -> HTML:
     """Where a chapter's numbers come from: one line per experiment, linked to its rows."""
     lines = [e.status() for e in study.experiments]
     body = [
@@ -302,8 +340,3 @@ def status_table(study) -> HTML:
         for e, line in zip(study.experiments, lines, strict=True)
     ]
     return HTML(table(list(lines[0]), body))
-
-
-def glue(name: str, html: HTML) -> None:
-    """Display HTML and keep it under a name that any page of the site can show (MyST-NB's `glue`, without needing MyST-NB)."""
-    display({"text/html": html.data}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": ""}})

@@ -1,5 +1,6 @@
 """The verdict rules, on cases made by hand."""
 
+import tomllib
 from decimal import Decimal
 
 import numpy as np
@@ -146,9 +147,9 @@ def test_a_sentence_takes_a_cells_own_error_where_it_has_one():
     how = {"row_axis": "method", "images": 30}
     predicate, printed = "equal(a/acc, 0.5, 0.05)", cells(a="0.5")
     assert claims.judge_sentence(predicate, printed, mine, **how)["verdict"] == "undecided"
-    assert claims.judge_sentence(predicate, printed, mine, se="se", **how)["verdict"] == "holds"
+    assert claims.judge_sentence(predicate, printed, mine, se=True, **how)["verdict"] == "holds"
     none = mine.assign(**{"se acc": 0.0})  # an error of 0 is that of a rate of 0 or 1: the images count again
-    assert claims.judge_sentence(predicate, printed, none, se="se", **how)["verdict"] == "undecided"
+    assert claims.judge_sentence(predicate, printed, none, se=True, **how)["verdict"] == "undecided"
 
 
 def test_a_cell_is_judged_by_the_error_that_stands_beside_it():
@@ -156,10 +157,10 @@ def test_a_cell_is_judged_by_the_error_that_stands_beside_it():
     table = cells(a="0.500").assign(source="T", same_as="")
     how = {"row_axis": "method", "images": 30, "sampling": "part", "paper_images": 10_000}
     assert claims.compare(table, mine, "T", **how).verdict.tolist() == ["undecided"]
-    judged = claims.compare(table, mine.assign(**{"se acc": 0.01}), "T", se="se", **how)
+    judged = claims.compare(table, mine.assign(**{"se acc": 0.01}), "T", se=True, **how)
     assert judged.verdict.tolist() == ["agrees"]
     with pytest.raises(KeyError, match="se acc"):
-        claims.compare(table, mine, "T", se="se", **how)
+        claims.compare(table, mine, "T", se=True, **how)
 
 
 def test_every_form_of_a_sentence_has_to_be_supported():
@@ -259,14 +260,48 @@ def test_compare_joins_cells_and_rows():
 
 def test_reduced_names_what_is_smaller_than_the_paper_declares():
     settings = {"training": {"epochs": 10, "hidden": [256, 256]}, "seeds": 3}
-    data = {"digits/train": {"size": 1297}, "digits/test": {"size": 500}}
-    declared = {"epochs": 10, "hidden": [1000, 1000], "train images": 50_000, "test images": 400}
+    data = {"train": {"name": "digits/train", "size": 1297}, "test": {"name": "digits/test", "size": 500}}
+    declared = {"epochs": 10, "hidden": [1000, 1000], "train images": 50_000, "test images": 400, "averaged": 5}
     assert claims.reduced(settings, data, declared) == [
         "hidden: [256, 256] instead of [1000, 1000]",
         "train images: 1,297 instead of 50,000",
     ]
     with pytest.raises(KeyError, match="width"):
         claims.reduced(settings, data, {"width": 3})
+
+
+def declaring(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(claims, "CLAIMS", tmp_path)
+    (tmp_path / "p.toml").write_text(text, encoding="utf-8")
+
+
+def test_what_a_paper_declares_holds_for_all_sources_or_for_those_that_are_named(tmp_path, monkeypatch):
+    general = '[[declared]]\nname = "epochs"\nvalue = 50\nplace = "§5, α"\n'
+    own = '[[declared]]\nname = "epochs"\nvalue = 10\nplace = "Table 2"\nof = ["Table 2", "§6"]\n'
+    eps = '[[declared]]\nname = "eps"\nvalue = [0.1, 0.2]\nplace = "§4"\nof = ["Table 1"]\n'
+    declaring(tmp_path, monkeypatch, own + general + eps)
+    assert claims.declared("p", "Table 1") == {"epochs": 50, "eps": [0.1, 0.2]}
+    assert claims.declared("p", "Table 2") == claims.declared("p", "§6") == {"epochs": 10}
+    assert claims.declared("p", "Table 9") == {"epochs": 50}
+
+
+@pytest.mark.parametrize(
+    "entry", ['name = "epochs"\nvalue = 5', 'name = "epochs"\nvalue = 5\nplace = ""\nsource = "x"', "value = 1"]
+)
+def test_a_declared_setting_without_its_place_in_the_paper_is_refused(tmp_path, monkeypatch, entry):
+    declaring(tmp_path, monkeypatch, f"[[declared]]\n{entry}\n")
+    with pytest.raises(ValueError, match="an entry has name, value, place"):
+        claims.declared("p", "Table 1")
+
+
+@pytest.mark.parametrize("path", sorted(claims.CLAIMS.glob("*.toml")), ids=lambda p: p.stem)
+def test_the_committed_papers_declare_their_settings(path):
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))["declared"]
+    assert entries and all(entry["place"].strip() for entry in entries)
+    named = [(entry["name"], source) for entry in entries for source in entry.get("of", ["all"])]
+    assert len(named) == len(set(named)), "declared twice"
+    for _, source in named:
+        claims.declared(path.stem, source)
 
 
 def test_the_committed_claims_hold_all_of_the_paper():

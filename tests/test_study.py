@@ -1,7 +1,8 @@
-"""Studies: rows are computed once, survive a kill at any moment, and `report` shows the best complete profile."""
+"""Studies: rows are computed once, survive a kill at any moment, and `report` shows the best profile that has enough of them."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,15 +15,19 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import metrics
 from helpers import rows as storage
 from helpers import study as study_module
-from helpers import training
 from helpers.data import Split
+from helpers.metrics import Scores
 from helpers.models import mlp
-from helpers.rows import ROOT, RowError
-from helpers.study import MissingRows, Study, parse_seeds
+from helpers.rows import RowError
+from helpers.study import MissingRows, Study
 
 PROFILES = {"smoke": {"width": 2, "seeds": 2}, "cpu": {"width": 4, "seeds": 2}, "paper": {"width": 8, "seeds": 3}}
+TOY = Split(
+    "toy/test", torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0]), ("0", "1")
+)
 
 
 @pytest.fixture
@@ -30,91 +35,558 @@ def book(tmp_path, monkeypatch):
     """A book of its own: results/ and _build/ under tmp_path."""
     monkeypatch.delenv("BOOK_RESULTS", raising=False)
     monkeypatch.setattr(study_module, "ROOT", tmp_path)
+    monkeypatch.setenv("BOOK_DATA", str(tmp_path / "data"))
     return tmp_path
 
 
-def experiment(study, **options):
-    return study.experiment("t", **{"version": 1, "axes": {"method": ["a", "b"]}, "data": lambda s: {}, **PROFILES, **options})
+def study(profile="smoke", **options):
+    return Study("p", profile, device="cpu", **options)
 
 
-def counted(calls):
-    def run(s, data, *, method, seed):
-        calls.append((method, seed))
-        return {"value": s["width"] + seed, "drawn": torch.rand(()).item()}
-
-    return run
+def run(study, measure, **options):
+    return study.run("t", measure, **{"over": {"method": ["a", "b"]}, "data": nothing, **PROFILES, **options})
 
 
-def test_a_row_is_computed_once_and_carries_its_provenance(book):
-    calls = []
-    frame = experiment(Study("p", "smoke", device="cpu")).grid(counted(calls))
-    again = experiment(Study("p", "smoke", device="cpu")).grid(counted(calls))
+def nothing(s):
+    return {}
+
+
+def toy(s):
+    return {"test": TOY}
+
+
+CALLS = []
+
+
+def counted(s, data, *, method, seed):
+    CALLS.append((method, seed))
+    return {"value": s["width"] + seed, "drawn": torch.rand(()).item()}
+
+
+@pytest.fixture
+def calls():
+    CALLS.clear()
+    return CALLS
+
+
+def test_a_row_is_computed_once_and_carries_its_provenance(book, calls):
+    first, again = run(study(), counted, data=toy), run(study(), counted, data=toy)
     assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert frame.equals(again) and frame.value.tolist() == [2, 2, 3, 3]
-    row = json.loads((book / "_build/smoke/results/p/smoke/t.jsonl").read_text().splitlines()[0])
+    assert first.rows.equals(again.rows) and first.rows.value.tolist() == [2, 2, 3, 3] and first.images("test") == 4
+    row = json.loads((book / "_build/smoke/results/p/smoke/t.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(row) >= storage.FIELDS and row["settings"] == {"width": 2} and row["versions"]["torch"] == torch.__version__
+    assert row["data"] == {"test": {"name": "toy/test", "size": 4, "digest": TOY.digest}} and row["code"] == first.code
     assert not (book / "results").exists()
 
 
-def test_the_seed_decides_what_a_run_draws_and_the_global_generator_is_untouched(book):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    frame = experiment(Study("p", "smoke", device="cpu")).grid(counted([]))
-    assert torch.equal(torch.rand(3), expected)
-    by_seed = frame.groupby("seed").drawn.unique()
-    assert [len(v) for v in by_seed] == [1, 1] and by_seed[0] != by_seed[1]
+def test_an_unknown_role_is_refused_with_the_valid_ones(book):
+    with pytest.raises(KeyError, match="no split 'train'; it has: test"):
+        run(study(), counted, data=toy).images("train")
+
+
+def test_the_seed_decides_what_a_run_draws_from_any_generator_and_leaves_them_as_they_were(book):
+    def draws(s, data, *, method, seed):
+        return {"torch": torch.rand(()), "numpy": np.random.rand(), "python": random.random()}
+
+    def state():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+    def begin():
+        torch.manual_seed(5), np.random.seed(5), random.seed(5)
+
+    begin()
+    expected = state()
+    begin()
+    rows = run(study(), draws).rows
+    assert state() == expected
+    for kind in ("torch", "numpy", "python"):
+        by_seed = rows.groupby("seed")[kind].unique()
+        assert [len(v) for v in by_seed] == [1, 1] and by_seed[0] != by_seed[1]
 
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"smoke": {"width": 3, "seeds": 2}}])
-def test_other_settings_or_version_are_other_rows(book, change):
-    calls = []
-    experiment(Study("p", "smoke", device="cpu")).grid(counted(calls))
-    experiment(Study("p", "smoke", device="cpu"), **change).grid(counted(calls))
+def test_other_settings_or_version_are_other_rows(book, calls, change):
+    run(study(), counted)
+    run(study(), counted, **change)
     assert len(calls) == 8
 
 
-def test_seeds_pick_among_an_experiments_own(book):
-    calls = []
-    frame = experiment(Study("p", "smoke", device="cpu", seeds="1-7")).grid(counted(calls))
-    assert frame.seed.tolist() == [1, 1] and calls == [("a", 1), ("b", 1)]
-    assert experiment(Study("p", "smoke", device="cpu", seeds="5")).grid(counted(calls)).seed.tolist() == [0, 0, 1, 1]
-    assert len(calls) == 4
+def test_seeds_pick_among_an_experiments_own_and_it_says_when_it_has_none_of_them(book, calls, capsys):
+    assert run(study(seeds="1-7"), counted).rows.seed.tolist() == [1, 1] and calls == [("a", 1), ("b", 1)]
+    assert "none that was asked for" not in capsys.readouterr().err
+    assert run(study(seeds="10-14"), counted).rows.seed.tolist() == [0, 0, 1, 1]
+    assert "t has the seeds 0 to 1 and none that was asked for" in capsys.readouterr().err and len(calls) == 4
 
 
-def test_a_changed_run_is_made_again_outside_the_record(book):
-    def run(s, data, *, method, seed):
+# what is edited while one works
+
+
+def test_a_changed_run_is_made_again_outside_the_record_and_only_there(book):
+    def measure(s, data, *, method, seed):
         return {"value": 1}
 
     def changed(s, data, *, method, seed):
         return {"value": 1, "my_attack": 2}
 
-    assert "my_attack" not in experiment(Study("p", "smoke", device="cpu")).grid(run)
-    assert experiment(Study("p", "smoke", device="cpu")).grid(changed).my_attack.tolist() == [2] * 4
-    recorded = experiment(Study("p", "smoke", device="cpu", record=True)).grid(run)
-    assert experiment(Study("p", "smoke", device="cpu", record=True)).grid(changed).equals(recorded)
+    assert "my_attack" not in run(study(), measure).rows
+    assert run(study(), changed).rows.my_attack.tolist() == [2] * 4
+    recorded = run(study(record=True), measure)
+    again = run(study(record=True), changed)
+    assert again.rows.equals(recorded.rows) and recorded.notes() == [] and again.notes() == ["code changed since"]
 
 
-def test_rows_of_other_data_are_not_mixed(book):
+def test_a_mistyped_cell_costs_no_rows(book, calls):
+    def mistyped(s, data, *, method, seed):
+        return {"value": metod}  # noqa: F821
+
+    before = run(study(), counted).rows
+    with pytest.raises(NameError):
+        run(study(), mistyped)
+    assert run(study(), counted).rows.equals(before) and len(calls) == 4, "undone, nothing has to be made again"
+
+
+def test_rows_are_replaced_one_by_one_when_the_new_ones_are_there(book):
+    def half(s, data, *, method, seed):
+        if seed:
+            raise ArithmeticError("half done")
+        return {"value": 7}
+
+    def stored():
+        rows = storage.read(book / "_build/smoke/results/p/smoke/t.jsonl").values()
+        return [row["metrics"]["value"] for row in rows]
+
+    run(study(), counted)
+    with pytest.raises(ArithmeticError):
+        run(study(), half)
+    assert stored() == [7, 7, 3, 3], "made anew in their places; the others as they were"
+
+
+def test_a_changed_data_function_makes_its_rows_anew(book, calls):
+    run(study(), counted, data=toy)
+    run(study(), counted, data=lambda s: {"test": TOY[:2]})
+    assert len(calls) == 8
+
+
+def test_a_changed_file_of_data_makes_its_rows_anew(book, calls):
+    root = book / "data"
+    root.mkdir()
+    split = {"now": TOY}
+
+    def from_file(s):
+        return {"test": split["now"]}
+
+    run(study(data_root=root), counted, data=from_file)
+    (root / "toy.npz").write_bytes(b"x")
+    os.utime(root / "toy.npz", (time.time() + 5, time.time() + 5))
+    run(study(data_root=root), counted, data=from_file)
+    assert len(calls) == 4, "a newer file with the same images changes nothing"
+    split["now"] = replace(TOY, images=TOY.images / 2)
+    assert run(study(data_root=root), counted, data=from_file).records[0]["data"]["test"]["digest"] == split["now"].digest
+    assert len(calls) == 8
+
+
+def test_rows_of_other_data_are_not_mixed_when_recording(book):
     def split(n):
-        return lambda s: {"test": Split("toy/test", torch.zeros(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), ("0",))}
+        return lambda s: {"test": TOY[:n]}
 
-    experiment(Study("p", "smoke", device="cpu", seeds="0"), data=split(3)).grid(counted([]))
-    with pytest.raises(RowError, match="different versions of toy/test"):
-        experiment(Study("p", "smoke", device="cpu"), data=split(4)).grid(counted([]))
+    run(study(seeds="0", record=True), counted, data=split(3))
+    with pytest.raises(RowError, match="different versions of toy/test, as test"):
+        run(study(record=True), counted, data=split(4))
+
+
+# what a run may return
+
+
+def measured(result):
+    def measure(s, data, *, method, seed):
+        return result
+
+    return measure
 
 
 @pytest.mark.parametrize(
-    ("result", "message"), [(None, "must return"), ({"points": np.array([np.nan])}, "points came out as NaN")]
+    ("result", "message"),
+    [
+        (None, "must return .* not NoneType"),
+        ({}, "must return .* not an empty dict"),
+        ([1.0], "must return .* not list"),
+        ({"value": "0.5"}, "value must be a number, not '0.5'"),
+        ({"value": None}, "value must be a number, not None"),
+        ({"value": 1j}, "value must be a number"),
+        ({"words": np.array(["a", "b"])}, "words must hold numbers"),
+        ({"things": np.array([{}, []], dtype=object)}, "things must hold numbers"),
+        ({"points": np.array([np.nan])}, "points came out as NaN"),
+        ({"accuracy": float("nan")}, "accuracy came out as NaN"),
+        ({"accuracy": torch.tensor(torch.inf)}, "accuracy came out as NaN or infinite"),
+        ({"AUROC": Scores(torch.tensor([1.0]), torch.tensor([np.nan]))}, "scores: AUROC, outside.* came out as NaN"),
+        ({"method": 1.0}, "a metric cannot be named 'method'"),
+        ({"seed": 1.0}, "a metric cannot be named 'seed'"),
+        ({"key": 1.0}, "a metric cannot be named 'key'"),
+        ({1: 1.0}, "a metric cannot be named 1"),
+    ],
 )
-def test_a_run_that_returns_something_else_is_refused(book, result, message):
+def test_a_run_that_returns_something_else_is_refused_and_nothing_is_stored(book, result, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        experiment(Study("p", "smoke", device="cpu")).grid(lambda s, d, *, method, seed: result)
+        run(study(), measured(result))
+    assert not (book / "_build/smoke/results/p/smoke/t.jsonl").exists()
 
 
-def test_settings_without_seeds_are_refused(book):
+def test_metrics_keep_their_significant_digits(book):
+    rows = run(study(), measured({"tiny": 1.23456789e-9, "large": 123456789.0, "whole": 3, "yes": True})).rows
+    assert rows.tiny[0] == 1.234568e-9 and rows.large[0] == 123456800.0 and rows.whole[0] == 3 and rows.yes[0] == 1
+
+
+def test_arrays_stand_beside_their_row_with_all_their_digits(book):
+    def measure(s, data, *, method, seed):
+        return {"n": 1, "points": np.array([[1 / 3, 2e-6]]), "label": torch.tensor([3 + seed]), "wide": np.array([1e300])}
+
+    e = run(study(), measure)
+    arrays = e.arrays(next(e.rows.itertuples()))
+    assert arrays["points"].tolist() == [[np.float32(1 / 3), np.float32(2e-6)]] and arrays["wide"].tolist() == [1e300]
+    assert arrays["label"].tolist() == [3] and e.arrays(method="b", seed=1)["label"].tolist() == [4]
+    assert e.arrays()["label"].tolist() == [3], "of the first row"
+    storage.arrays_path(e.path, e.records[0]).write_bytes(b"PK damaged")
+    with pytest.raises(RowError, match="damaged"):
+        e.arrays(next(e.rows.itertuples()))
+
+
+def test_which_images_were_right_stands_beside_their_mean(book):
+    def measure(s, data, *, method, seed):
+        right = torch.tensor([method == "a", True, seed == 1, False])
+        return {"acc": right, "same": right.double().mean(), "moved": right.numpy()[:3]}
+
+    e = run(study(), measure, data=toy)
+    assert e.rows.acc.tolist() == e.rows.same.tolist() == [0.5, 0.25, 0.75, 0.5]
+    right = e.right("acc", method="a")
+    assert {seed: bits.tolist() for seed, bits in right.images.items()} == {
+        0: [True, True, False, False],
+        1: [True, True, True, False],
+    }
+    assert right.digest == TOY.digest
+    difference = metrics.paired(right, e.right("acc", method="b"))
+    assert {seed: d.tolist() for seed, d in difference.items()} == {0: [1, 0, 0, 0], 1: [1, 0, 0, 0]}
+    assert metrics.paired(right, e.right("moved", method="b")) is None, "another number of images"
+    assert metrics.paired(right, replace(e.right("acc", method="b"), digest="of other images")) is None
+    with pytest.raises(ValueError, match="several rows of seed 0"):
+        e.right("acc")
+    plain = run(study("cpu"), counted, data=toy)
+    assert plain.right("value", method="a").images == {}, "rows without bits stay valid"
+
+
+def test_an_auroc_comes_from_the_scores_that_are_stored(book):
+    inside, outside = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), torch.tensor([0.2, 0.5 + 1e-12], dtype=torch.float64)
+    e = run(study(), measured({"AUROC": Scores(inside, outside)}))
+    arrays = e.arrays()
+    sides = [arrays[f"scores: AUROC, {side}"] for side in ("inside", "outside")]
+    assert all(side.dtype == np.float32 for side in sides)
+    assert e.rows.AUROC[0] == pytest.approx(metrics.auroc(*sides)) == pytest.approx(3.5 / 6)
+
+
+# declarations
+
+
+@pytest.mark.parametrize("name", ["../t", "a/b", "", "a b", ".t"])
+def test_a_name_that_is_no_files_name_is_refused(book, name):
+    with pytest.raises(ValueError, match="a file's name"):
+        study().run(name, counted, data=nothing, **PROFILES)
+    with pytest.raises(ValueError, match="a folder's name"):
+        Study(name)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"method": "abc"}, "must be a list"),
+        ({"method": []}, "not empty"),
+        ({"method": ["a", "b", "a"]}, "a value twice"),
+        ({"seed": [1]}, "cannot be an argument"),
+        ({"key": [1]}, "cannot be an argument"),
+        ({"a b": [1]}, "cannot be an argument"),
+    ],
+)
+def test_arguments_that_rows_could_not_be_told_apart_by_are_refused(book, over, message):
+    with pytest.raises(ValueError, match=message):
+        run(study(), counted, over=over)
+
+
+def test_arguments_that_differ_by_their_sign_have_links_of_their_own(book):
+    def measure(s, data, *, eps, seed):
+        return {"value": eps}
+
+    e = run(study(), measure, over={"eps": [-1, 1, -0.5, 0.5]})
+    assert len({storage.group_of(row) for row in e.records}) == 4
+
+
+@pytest.mark.parametrize("seeds", [None, 0, -1, "3", 1.5, True])
+def test_settings_without_a_count_of_seeds_are_refused(book, seeds):
     with pytest.raises(ValueError, match='need "seeds"'):
-        experiment(Study("p", "smoke", device="cpu"), cpu={"width": 1})
+        run(study(), counted, cpu={"width": 1, "seeds": seeds})
+
+
+def test_settings_that_json_cannot_hold_are_refused_before_anything_is_computed(book, calls):
+    with pytest.raises(TypeError):
+        run(study(), counted, cpu={"f": print, "seeds": 1})
+    assert not calls
+
+
+def test_settings_are_needed_for_every_profile(book):
+    with pytest.raises(ValueError, match="settings are needed for paper, cpu, smoke, not smoke, cpu"):
+        study().run("t", counted, data=nothing, smoke=PROFILES["smoke"], cpu=PROFILES["cpu"])
+
+
+def test_unknown_profile_is_refused_with_the_valid_ones():
+    with pytest.raises(ValueError, match="report, smoke, cpu, paper"):
+        Study("p", "gpu")
+
+
+def test_a_cell_that_is_run_again_replaces_its_experiment_in_its_place(book):
+    s = study()
+    run(s, counted)
+    s.run("u", counted, data=nothing, over={"method": ["a"]}, **PROFILES)
+    run(s, counted)
+    assert [e.name for e in s.experiments] == ["t", "u"]
+    r = study(record=True)
+    run(r, counted)
+    with pytest.raises(ValueError, match="its rows would mix"):
+        run(r, counted)
+
+
+# what is shown
+
+
+def record(profile, **options):
+    return run(study(profile, record=True, **{k: options.pop(k) for k in ("seeds",) if k in options}), counted, **options)
+
+
+def shown(**options):
+    return run(study("report"), counted, **options)
+
+
+def test_report_computes_nothing_and_shows_the_best_profile_of_which_two_seeds_are_whole(book, calls):
+    record("smoke")
+    assert shown().profile == "smoke"
+    record("cpu", seeds="0")
+    assert shown().profile == "smoke", "one seed of two"
+    record("cpu")
+    record("paper", seeds="0")
+    calls.clear()
+    best = shown()
+    assert best.profile == "cpu" and best.rows.value.tolist() == [4, 4, 5, 5] and not calls and best.notes() == []
+    record("paper", seeds="2")
+    partly = shown()
+    assert partly.profile == "paper" and partly.rows.seed.tolist() == [0, 0, 2, 2]
+    assert partly.notes() == ["2 of 3 seeds"] and partly.status()["rows"] == "4 of 6" and partly.status()["seeds"] == 2
+    record("paper")
+    assert shown().notes() == []
+
+
+def test_a_seed_of_which_a_row_is_missing_is_not_shown(book):
+    record("cpu")
+    path = book / "results/p/cpu/t.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    record("smoke")
+    assert shown().profile == "smoke"
+
+
+def test_one_seed_is_enough_where_no_more_is_wanted(book):
+    one = {**PROFILES, "cpu": {"width": 4, "seeds": 1}}
+    record("cpu", **one)
+    assert shown(**one).profile == "cpu"
+
+
+def test_a_page_keeps_its_numbers_while_better_rows_are_being_made(book):
+    before = record("cpu").rows
+    later = {
+        "version": 2,
+        "cpu": {"width": 5, "seeds": 4},
+        "replaces": [{"version": 1, "cpu": PROFILES["cpu"], "why": "the noise had a seed of its own"}],
+    }
+    kept = shown(**later)
+    assert kept.rows.equals(before) and kept.settings == PROFILES["cpu"]
+    assert kept.notes() == ["by an earlier version: the noise had a seed of its own", "2 of 4 seeds"]
+    assert shown(cpu={"width": 4, "seeds": 4}).rows.equals(before), "more seeds are wanted, and nothing else"
+    record("cpu", seeds="0", **later)
+    assert shown(**later).rows.equals(before), "one new seed is not enough"
+    record("cpu", seeds="0-1", **later)
+    new = shown(**later)
+    assert new.settings["width"] == 5 and new.rows.value.tolist() == [5, 5, 6, 6] and new.notes() == ["2 of 4 seeds"]
+    record("paper", version=1)
+    assert shown(**later).profile == "paper", "a better profile comes before newer settings"
+
+
+@pytest.mark.parametrize("earlier", [{"version": 1}, {"why": "no reason"}, {"why": "x", "gpu": {}}])
+def test_what_is_replaced_needs_a_reason_and_a_difference(book, earlier):
+    with pytest.raises((ValueError, TypeError)):
+        run(study(), counted, version=2, replaces=[earlier])
+
+
+def test_report_without_rows_says_what_to_do(book):
+    with pytest.raises(MissingRows, match="set profile=.smoke."):
+        shown()
+
+
+def test_book_results_moves_rows_and_networks(book, tmp_path, monkeypatch):
+    monkeypatch.setenv("BOOK_RESULTS", str(tmp_path / "drive"))
+    record("smoke")
+    assert (tmp_path / "drive/results/p/smoke/t.jsonl").exists() and not (book / "results").exists()
+
+
+# what tables and figures read
+
+
+def test_a_template_writes_metrics_and_reads_them_as_a_tidy_table(book):
+    template = "{attack} {eps:g}"
+
+    def measure(s, data, *, method, seed):
+        return {template.format(attack=a, eps=e): e + seed for a in ("fgsm", "pgd") for e in (0.1, 1.0)}
+
+    e = run(study(), measure)
+    tidy = e.long(template, attack=["pgd", "fgsm"], eps=[1.0])
+    assert list(tidy) == ["method", "seed", "attack", "eps", "value"] and len(tidy) == 8
+    assert tidy[(tidy.seed == 1) & (tidy.method == "b")].value.tolist() == [2.0, 2.0]
+    assert list(e.long(template, "accuracy", attack=["pgd"], eps=[0.1]).accuracy) == [0.1, 0.1, 1.1, 1.1]
+    with pytest.raises(KeyError, match="no metric 'pgd 0.2'"):
+        e.long(template, attack=["pgd"], eps=[0.2])
+
+
+def test_a_part_of_the_rows_keeps_its_links_and_provenance(book):
+    e = run(study(), counted)
+    assert e.where(method="b").rows.method.tolist() == ["b", "b"] and len(e.rows) == 4
+    assert e.where(method=["a", "b"], seed=1).rows.seed.tolist() == [1, 1]
+    assert e.view(e.rows.assign(case="x")).rows.case.tolist() == ["x"] * 4 and e.view(e.rows).records is e.records
+    with pytest.raises(KeyError, match="no rows where"):
+        e.where(method="c")
+
+
+# networks
+
+
+def network(s, *, seed):
+    return mlp(4, (3,), 2)
+
+
+def untrained(n, d, s, *, seed, checkpoint):
+    return [{"loss": 0.0, "seconds": 1.25}]
+
+
+def handle(study, train=untrained, data=TOY, build=network):
+    return study.trained("net", build, train, settings={}, data=data, seed=0)
+
+
+def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(book):
+    s = study()
+
+    def measure(_, d, *, method, seed):
+        opened = s.trained("net", network, untrained, settings={}, data=TOY, seed=seed).open()
+        assert not any(m.training for m in opened.modules())
+        again = s.trained("net", network, untrained, settings={}, data=TOY, seed=seed).open()
+        assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), again.parameters(), strict=True))
+        return {"weight": opened[1].weight.sum()}
+
+    e = run(s, measure)
+    assert e.rows[e.rows.seed == 0].weight.nunique() == 1 and e.rows.weight.nunique() == 2
+    names = [next(iter(row["networks"].items())) for row in e.records]
+    assert [len(row["networks"]) for row in e.records] == [1] * 4 and names[0][0].startswith("net-0-")
+    assert names[0][1] == {"seconds": 1.2, "commit": e.records[0]["commit"]}
+    other = replace(TOY, images=TOY.images + 0.1)
+    assert len({handle(s, data=d).path for d in (TOY, other)}) == 2
+
+
+def test_what_a_run_draws_does_not_depend_on_whether_its_network_was_trained_or_loaded(book):
+    def train(n, d, s, *, seed, checkpoint):
+        torch.rand(100), np.random.rand(100), [random.random() for _ in range(100)]
+        return [{"loss": 0.0, "seconds": 1.0}]
+
+    s = study()
+
+    def measure(_, d, *, method, seed):
+        s.trained("net", network, train, settings={}, data=TOY, seed=seed).open()
+        return {"torch": torch.rand(()), "numpy": np.random.rand(), "python": random.random()}
+
+    rows = run(s, measure).rows  # of each seed the first row trains, the second loads
+    assert all(rows.groupby("seed")[kind].nunique().eq(1).all() for kind in ("torch", "numpy", "python"))
+
+
+def test_a_loaded_network_has_the_whole_history_of_its_training(book):
+    def train(n, d, s, **_):
+        return [{"loss": 1.0 / i, "seconds": 0.5, "clean": i / 10} for i in (1, 2, 3)]
+
+    def changed(n, d, s, **_):
+        return [{"loss": 1.0, "seconds": 0.5}]
+
+    handles = [handle(study(), train) for _ in range(2)]
+    for each in handles:
+        each.open()
+    assert handles[0].history == handles[1].history and len(handles[0].history) == 3
+    other = handle(study(), changed)
+    other.open()
+    assert len(other.history) == 1, "a changed training is done again"
+
+
+@pytest.mark.parametrize("mode", [{}, {"record": True}])
+def test_other_code_trains_another_network_also_when_recording(book, mode):
+    trained = []
+
+    def train(n, d, s, **_):
+        trained.append("one")
+        return [{"loss": 0.0, "seconds": 0.5}]
+
+    def other(n, d, s, **_):
+        trained.append("other")
+        return [{"loss": 0.0, "seconds": 0.5}]
+
+    for each in (train, train, other, train):
+        handle(study(**mode), each).open()
+    assert trained == ["one", "other"]
+
+
+def test_a_network_file_says_what_trained_it(book, monkeypatch):
+    from safetensors import safe_open
+
+    from helpers import provenance
+
+    first = handle(study())
+    first.open()
+    with safe_open(first.path, "pt") as file:
+        about = file.metadata()
+    assert about["commit"] == provenance.commit() and about["code"] == first.code
+    assert json.loads(about["versions"]) == provenance.versions() and json.loads(about["about"])["args"] == {"seed": 0}
+    monkeypatch.setattr(provenance, "commit", lambda: "laterlaterla")
+    s = study()
+    handle(s).open()
+    assert next(iter(s.opened.values()))["commit"] == about["commit"], "the commit that trained it, not the one that uses it"
+
+
+@pytest.mark.parametrize("history", [None, [1.0], {"loss": 0.0}, [{"loss": 0.0}]])
+def test_a_training_without_a_history_is_no_result(book, history):
+    def train(n, d, s, **_):
+        return history
+
+    with pytest.raises(TypeError, match="must return a history"):
+        handle(study(), train).open()
+
+
+def test_layers_that_share_their_weights_are_stored_and_opened_again(book):
+    def shared(s, *, seed):
+        layer = torch.nn.Linear(4, 4)
+        return torch.nn.Sequential(torch.nn.Flatten(), layer, torch.nn.ReLU(), layer, torch.nn.Linear(4, 2))
+
+    first, second = (handle(study(), build=shared).open() for _ in range(2))
+    assert torch.equal(first(TOY.images), second(TOY.images))
+
+
+def test_arguments_never_leave_the_folder_of_the_networks(book):
+    s = study()
+    path = s.trained("net", network, untrained, settings={}, data=TOY, of="../../x", seed=0).path
+    assert path.parent == s.networks
+
+
+def test_a_network_that_cannot_be_written_is_one_clear_line(book, monkeypatch):
+    s = study()
+    s.networks.parent.mkdir(parents=True)
+    s.networks.write_text("a file in the way", encoding="utf-8")
+    with pytest.raises(RowError, match="could not write|cannot"):
+        handle(s).open()
 
 
 def test_a_network_joins_the_zoo_only_when_recording_and_not_over_a_better_one(book, tmp_path, monkeypatch):
@@ -162,147 +634,6 @@ def test_a_network_that_the_zoo_has_is_not_opened_to_be_published_again(book, tm
     assert len(opened) == 3 and models.card("p/net")["seed"] == 1
 
 
-def test_an_opened_network_is_in_evaluation_mode_seeded_and_named_in_its_row(book):
-    data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
-    study = Study("p", "smoke", device="cpu")
-
-    def run(s, d, *, method, seed):
-        handle = study.trained(
-            "net",
-            lambda s, *, seed: mlp(4, (3,), 2),
-            lambda n, d, s, **_: [{"loss": 0.0, "seconds": 1.25}],
-            settings={},
-            data=data,
-            seed=seed,
-        )
-        network = handle.open()
-        assert not any(m.training for m in network.modules())
-        again = handle.open()
-        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
-        return {"weight": network[1].weight.sum().item()}
-
-    e = experiment(study)
-    frame = e.grid(run)
-    assert frame[frame.seed == 0].weight.nunique() == 1 and frame.weight.nunique() == 2
-    assert [len(row["networks"]) for row in e.rows] == [1] * 4 and "net-0-" in next(iter(e.rows[0]["networks"]))
-    other = Split("toy/train", data.images + 0.1, data.labels, ("0", "1"))
-    paths = {study.trained("net", mlp, mlp, settings={}, data=d, seed=0).path for d in (data, other)}
-    assert len(paths) == 2
-
-
-def test_a_loaded_network_has_the_whole_history_of_its_training(book):
-    data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), ("0", "1"))
-    history = [{"loss": 1.0 / i, "seconds": 0.5, "clean": i / 10} for i in (1, 2, 3)]
-
-    def open_it(train):
-        handle = Study("p", "smoke", device="cpu").trained(
-            "net", lambda s, *, seed: mlp(4, (3,), 2), train, settings={}, data=data, seed=0
-        )
-        handle.open()
-        return handle
-
-    def train(n, d, s, **_):
-        return history
-
-    assert open_it(train).history == history == open_it(train).history
-    assert open_it(lambda n, d, s, **_: history[:1]).history == history[:1], "a changed training is done again"
-
-
-def test_a_fingerprint_is_the_same_in_every_process_and_follows_functions_into_dicts(tmp_path):
-    """In a notebook a dict of functions is a global like any other."""
-    source = """
-from helpers.fingerprint import fingerprint
-def helper(x, k=1): return x + k
-def other(x): return -x
-TABLE = {"a": helper, "b": [other]}
-WORDS = {"one", "two", "three", "four"}
-norm = 1
-def run(x): return TABLE["a"](x.norm()) if x in {"p", "q", "r"} or x in WORDS else x
-print(fingerprint(run))
-"""
-
-    def printed(text, seed="1"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment)
-        return done.stdout.strip() or done.stderr
-
-    first = printed(source)
-    assert len(first) == 12 and printed(source, "2") == first
-    assert printed(source.replace("norm = 1", "norm = 2")) == first, "an attribute is no global"
-    changes = [("k=1", "k=2"), ("x + k", "x - k"), ("return -x", "return x"), ('"four"', '"five"'), ('"p"', '"z"')]
-    assert len({first, *(printed(source.replace(*change)) for change in changes)}) == 6
-
-
-def record(profile, calls=None, **options):
-    return experiment(Study("p", profile, device="cpu", record=True, **options)).grid(counted([] if calls is None else calls))
-
-
-def test_report_shows_the_best_complete_profile_and_mentions_a_better_partial_one(book):
-    record("smoke")
-    assert experiment(Study("p", device="cpu")).profile == "smoke"
-    record("cpu")
-    record("paper", seeds="0-1")
-    shown = experiment(Study("p", device="cpu"))
-    calls = []
-    assert shown.profile == "cpu" and shown.grid(counted(calls)).value.tolist() == [4, 4, 5, 5] and not calls
-    assert shown.status()["also there"] == "paper: 4 of 6 rows"
-    record("paper")
-    assert experiment(Study("p", device="cpu")).profile == "paper"
-
-
-def test_report_without_rows_says_what_to_do(book):
-    with pytest.raises(MissingRows, match="set profile=.smoke."):
-        experiment(Study("p", device="cpu"))
-
-
-def test_book_results_moves_rows_and_networks(book, tmp_path, monkeypatch):
-    monkeypatch.setenv("BOOK_RESULTS", str(tmp_path / "drive"))
-    record("smoke")
-    assert (tmp_path / "drive/results/p/smoke/t.jsonl").exists() and not (book / "results").exists()
-
-
-def test_arrays_stand_beside_their_row(book):
-    def run(s, data, *, method, seed):
-        return {"n": 1, "points": np.array([[1 / 3, 2.0]]), "label": np.array([3])}
-
-    e = experiment(Study("p", "smoke", device="cpu"))
-    arrays = e.arrays(next(e.grid(run).itertuples()))
-    assert arrays["points"].tolist() == [[np.float32(0.3333), 2.0]] and arrays["label"].tolist() == [3]
-    e.study.path("smoke", "t").with_name(f"t-{e.rows[0]['key']}.npz").write_bytes(b"PK damaged")
-    with pytest.raises(RowError, match="damaged"):
-        e.arrays(next(e.grid(run).itertuples()))
-
-
-def test_a_nan_is_not_stored(book):
-    with pytest.raises(ValueError, match="accuracy came out as NaN"):
-        experiment(Study("p", "smoke", device="cpu")).grid(lambda s, d, *, method, seed: {"accuracy": float("nan")})
-    assert not (book / "_build/smoke/results/p/smoke/t.jsonl").exists()
-
-
-def test_settings_that_json_cannot_hold_are_refused(book):
-    with pytest.raises(TypeError):
-        experiment(Study("p", "smoke", device="cpu"), smoke={"f": print, "seeds": 1}).grid(counted([]))
-
-
-@pytest.mark.parametrize(
-    ("given", "seeds"),
-    [("0-4", [0, 1, 2, 3, 4]), ("0,3", [0, 3]), (2, [0, 1]), ([4, 1], [4, 1]), (None, None), ("", None)],
-)
-def test_seeds(given, seeds):
-    assert parse_seeds(given) == seeds
-
-
-@pytest.mark.parametrize("given", ["x", "1-", "-3", "5-2", [1.5], {}])
-def test_seeds_refused(given):
-    with pytest.raises(ValueError, match="0-4 or 0,3"):
-        parse_seeds(given)
-
-
-def test_unknown_profile_is_refused_with_the_valid_ones():
-    with pytest.raises(ValueError, match="report, smoke, cpu, paper"):
-        Study("p", "gpu")
-
-
 SCRIPT = textwrap.dedent("""
     import sys, time
     import torch
@@ -341,8 +672,7 @@ SCRIPT = textwrap.dedent("""
         return {"weight": sum(p.sum().item() for p in network.parameters())}
 
     p = {"epochs": 6, "seeds": 3}
-    e = study.experiment("t", version=1, axes={}, data=lambda s: {}, smoke=p, cpu=p, paper=p)
-    e.grid(run)
+    study.run("t", run, data=lambda s: {}, smoke=p, cpu=p, paper=p)
     note("done")
 """)
 
@@ -405,200 +735,3 @@ def test_a_damaged_network_is_one_clear_error(tmp_path, monkeypatch):
     handle.path.write_bytes(handle.path.read_bytes()[:50])
     with pytest.raises(RowError, match="delete it to train the network again"):
         handle.open()
-
-
-# networks that train at once
-
-
-class Interruption(Exception):
-    pass
-
-
-class Group:
-    """Handles on seeds 0 to 3 of one small network; every call of `train` notes its seeds and every finished epoch its number."""
-
-    def __init__(self, at_once: bool, *, record: bool = False):
-        self.study = Study("p", "smoke", device="cpu", record=record)
-        self.study.at_once = at_once
-        self.calls, self.epochs, self.stop_at = [], [], None
-        generator = torch.Generator().manual_seed(0)
-        labels = torch.randint(0, 2, (20,), generator=generator)
-        self.data = Split("toy/train", torch.rand(20, 1, 2, 2, generator=generator), labels, ("0", "1"))
-
-    def handle(self, seed, *, together=(0, 1, 2, 3), epochs=4, width=3):
-        def build(s, *, width, seed):
-            return mlp(4, (width,), 2)
-
-        def train(network, data, s, *, width, seed, checkpoint):
-            self.calls.append((seed, type(network)))
-
-            def after_epoch(epoch, _):
-                if epoch == self.stop_at:
-                    raise Interruption
-                self.epochs.append(epoch)
-                return {"clean": epoch / 10}
-
-            options = {"epochs": s["epochs"], "lr": 0.1, "batch_size": 8, "seed": seed, "checkpoint": checkpoint}
-            return training.fit(
-                network, data, lambda m, x, y: torch.nn.functional.cross_entropy(m(x), y), after_epoch=after_epoch, **options
-            )
-
-        return self.study.trained(
-            "net", build, train, settings={"epochs": epochs}, data=self.data, together=together, width=width, seed=seed
-        )
-
-    def open(self, seed, **options):
-        """The network's values and the losses of its training."""
-        handle = self.handle(seed, **options)
-        values = torch.cat([v.flatten() for v in handle.open().state_dict().values()])
-        assert [epoch["clean"] for epoch in handle.history] == [0.1, 0.2, 0.3, 0.4]
-        return values, [epoch["loss"] for epoch in handle.history]
-
-    def files(self):
-        return sorted(p.name.split("-")[2] + p.suffix for p in self.study.networks.iterdir())
-
-
-def one_by_one(tmp_path, monkeypatch):
-    """What the seeds become when each trains alone, in another folder."""
-    with monkeypatch.context() as patch:
-        patch.setattr(study_module, "ROOT", tmp_path / "alone")
-        group = Group(False)
-        return [group.open(seed) for seed in range(4)]
-
-
-def same(results, expected):
-    for (values, losses), (expected_values, expected_losses) in zip(results, expected, strict=True):
-        torch.testing.assert_close(values, expected_values, rtol=1e-4, atol=1e-6)
-        assert losses == pytest.approx(expected_losses, rel=1e-5)
-    return True
-
-
-def test_the_first_network_that_is_opened_trains_all_that_are_missing_at_once(book, monkeypatch):
-    group = Group(True)
-    first = group.open(1)
-    assert group.calls == [([0, 1, 2, 3], list)]
-    assert group.files() == [f"{seed}.safetensors" for seed in range(4)], "all are stored, and no checkpoint is left"
-    rest = [group.open(seed) for seed in (0, 1, 2, 3)]
-    again = [Group(True).open(seed) for seed in (0, 1, 2, 3)]
-    assert len(group.calls) == 1 and torch.equal(first[0], rest[1][0])
-    assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(rest, again, strict=True))
-    assert len({losses[-1] for _, losses in rest}) == 4
-    assert same(rest, one_by_one(book, monkeypatch))
-
-
-def test_a_network_that_was_just_trained_is_the_one_that_is_loaded_later(book):
-    handle = Group(True).handle(2)
-    network = handle.open()
-    assert not any(m.training for m in network.modules())
-    again = Group(True).handle(2)
-    loaded = again.open()
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.parameters(), strict=True))
-    assert again.history == handle.history
-
-
-def test_networks_that_are_there_are_not_trained_again_with_the_missing_ones(book, monkeypatch):
-    group = Group(True)
-    alone = [group.open(seed, together=()) for seed in (2, 0)]
-    stored = {p: p.read_bytes() for p in group.study.networks.iterdir()}
-    group.calls.clear()
-    results = [group.open(seed) for seed in (3, 0, 1, 2)]
-    assert group.calls == [([1, 3], list)]
-    assert all(p.read_bytes() == content for p, content in stored.items())
-    assert torch.equal(results[1][0], alone[1][0]) and torch.equal(results[3][0], alone[0][0])
-    assert same([results[1], results[2], results[3], results[0]], one_by_one(book, monkeypatch))
-
-
-def test_the_last_that_is_missing_trains_alone(book):
-    group = Group(True)
-    for seed in (0, 1, 3):
-        group.open(seed, together=())
-    group.calls.clear()
-    group.open(2)
-    assert [seed for seed, _ in group.calls] == [2] and group.calls[0][1] is not list
-
-
-def test_the_group_is_of_the_same_settings_and_arguments(book):
-    group = Group(True)
-    group.open(0, width=5)
-    group.open(0)
-    assert group.calls == 2 * [([0, 1, 2, 3], list)]
-    assert sorted(p.name.split("-")[1] for p in group.study.networks.iterdir()) == 4 * ["3"] + 4 * ["5"]
-
-
-@pytest.mark.parametrize("record", [False, True])
-def test_where_networks_do_not_train_at_once_each_is_trained_when_it_is_opened(book, record):
-    assert Study("p", "smoke", device="cpu").at_once is False
-    group = Group(False, record=record)
-    group.open(1)
-    assert group.files() == ["1.safetensors"]
-    group.open(3)
-    group.open(1)
-    assert [seed for seed, _ in group.calls] == [1, 3] and group.files() == ["1.safetensors", "3.safetensors"]
-
-
-def test_training_at_once_or_alone_leads_to_the_same_files(book):
-    assert [Group(at_once).handle(seed).path for at_once in (True, False) for seed in range(4)] == 2 * [
-        Group(True).handle(seed, together=()).path for seed in range(4)
-    ]
-
-
-def interrupted(monkeypatch):
-    """A group whose training stopped while its third epoch was measured."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    group = Group(True)
-    group.stop_at = 3
-    with pytest.raises(Interruption):
-        group.open(0)
-    return group
-
-
-def test_an_interrupted_group_continues_at_the_next_opening(book, monkeypatch):
-    group = interrupted(monkeypatch)
-    assert [p.name.rsplit(".", 2)[1:] for p in group.study.networks.iterdir()] == [["0-1-2-3", "checkpoint"]]
-    later = Group(True)
-    results = [later.open(seed) for seed in range(4)]
-    assert later.calls == [([0, 1, 2, 3], list)] and later.epochs == [3] * 4 + [4] * 4
-    assert later.files() == [f"{seed}.safetensors" for seed in range(4)]
-    assert same(results, one_by_one(book, monkeypatch))
-
-
-def test_an_interrupted_group_goes_on_as_it_was_begun_whoever_opens_first(book, monkeypatch):
-    """Of the four that were begun, one has come from elsewhere since: it stays as it is."""
-    group = interrupted(monkeypatch)
-    group.stop_at = None
-    group.open(2, together=())
-    stored = group.handle(2).path.read_bytes()
-    group.epochs.clear()
-    results = [group.open(seed) for seed in (1, 0, 2, 3)]
-    assert group.calls[2:] == [([0, 1, 2, 3], list)] and group.epochs == [3] * 4 + [4] * 4
-    assert group.handle(2).path.read_bytes() == stored and group.files() == [f"{seed}.safetensors" for seed in range(4)]
-    assert same([results[i] for i in (1, 0, 2, 3)], one_by_one(book, monkeypatch))
-
-
-def test_only_the_seeds_that_are_asked_for_train_at_once(book):
-    group = Group(True)
-    group.study.seeds = [0, 2]
-    group.open(0)
-    assert group.calls == [([0, 2], list)]
-
-
-def test_a_row_names_the_network_it_used_and_not_those_that_were_trained_with_it(book):
-    group = Group(True)
-
-    def run(s, d, *, method, seed):
-        return {"weight": group.handle(seed).open()[1].weight.sum().item()}
-
-    e = experiment(group.study)
-    e.grid(run)
-    assert [seed for seed, _ in group.calls] == [[0, 1, 2, 3]]
-    assert [[name.split("-")[2] for name in row["networks"]] for row in e.rows] == [["0"], ["0"], ["1"], ["1"]]
-
-
-@pytest.mark.parametrize("histories", [[[{"loss": 0.0, "seconds": 1.0}]], [{"loss": 0.0, "seconds": 1.0}] * 4])
-def test_a_training_that_returns_another_number_of_histories_is_no_result(book, histories):
-    group = Group(True)
-    handle = group.handle(0)
-    handle.train = lambda networks, data, s, **_: histories
-    with pytest.raises(TypeError, match="must return a history, a list of dicts, for each of 4 networks"):
-        handle.open()
-    assert not group.study.networks.exists() or group.files() == []

@@ -3,34 +3,99 @@
 import base64
 import io
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from helpers import plots, tables
+from helpers import claims, plots, provenance, tables
+from helpers import rows as storage
+from helpers import study as study_module
+from helpers.data import Split
+from helpers.study import Study
 
-EXPERIMENT = SimpleNamespace(
-    name="t",
-    profile="cpu",
-    study=SimpleNamespace(paper="p"),
-    rows=[
-        {"settings": {"epochs": 1}, "data": {"digits/test": {"size": 500}}, "args": {"method": m, "seed": s}}
-        for m in ("A", "B&C")
-        for s in (0, 1)
-    ],
-    status=lambda: {
-        "experiment": "t",
-        "profile": "cpu",
-        "rows": "4 of 4",
-        "seeds": 2,
-        "device": "a <b> c",
-        "commit": "abc",
-        "last row": "2026-01-01",
-    },
-)
+CSV = """source,row,column,value,unit,kind,same_as,predicate
+T,A,x,0.860,fraction,attack,,
+T,A,y,0.500,fraction,attack,,
+T,B&C,x,0.860,fraction,attack,,
+T,B&C,y,0.860,fraction,attack,A/x,
+T,,,“a < b”,,sentence,,greater(A/x; A/y)
+%,A,x,86.00,percent,attack,,
+%,A,y,0.5,fraction,attack,,
+few,A,x,0.860,fraction,clean,,
+few,A,y,0.500,fraction,attack,,
+few,B&C,y,0.860,fraction,attack,,
+""".replace("A/x; A/y", "A/x, A/y").replace("greater(A/x, A/y)", '"greater(A/x, A/y)"')
+
+TOML = """
+[[declared]]
+name = "test images"
+value = 500
+place = "§1"
+
+[[declared]]
+name = "epochs"
+value = 2
+place = "Table 1"
+of = ["T"]
+
+[[declared]]
+name = "averaged"
+value = 5
+place = "§2"
+of = ["few"]
+"""
+
+VALUES = {("A", 0): (0.86, 0.86), ("A", 1): (0.86, 0.86), ("B&C", 0): (0.86, 0.86), ("B&C", 1): (0.86, 0.86)}
+
+
+class Book:
+    """A book of one paper in a folder of its own, whose experiment "t" has the networks "A" and "B&C" of two seeds."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def study(self):
+        return Study("p", "report", device="cpu")
+
+    def experiment(self, values=None, *, study=None, name="t", seeds=2, **options):
+        """The experiment at report; values : {(method, seed): metrics}, by default x and y as the paper has them, nearly."""
+        values = values or {key: {"x": x, "y": y} for key, (x, y) in VALUES.items()}
+        methods = list(dict.fromkeys(method for method, _ in values))
+        profile = {"epochs": 1, "seeds": seeds, "radii": [0.5], **options}
+
+        def measure(s, data, *, method, seed):
+            return values[method, seed]
+
+        def declared(study):
+            profiles = dict.fromkeys(("smoke", "cpu", "paper"), profile)
+            return study.run(name, measure, over={"method": methods}, data=splits, **profiles)
+
+        declared(Study("p", "cpu", device="cpu", record=True))
+        return declared(study or self.study())
+
+
+def splits(s):
+    return {"test": Split("digits/test", torch.zeros(500, 1, 1, 1), torch.zeros(500, dtype=torch.int64), ("0",))}
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    monkeypatch.delenv("BOOK_RESULTS", raising=False)
+    monkeypatch.setattr(study_module, "ROOT", tmp_path)
+    monkeypatch.setattr(claims, "CLAIMS", tmp_path / "claims")
+    monkeypatch.setattr(provenance, "device_name", lambda device: "a <b> c")
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims/p.csv").write_text(CSV, encoding="utf-8")
+    (tmp_path / "claims/p.toml").write_text(TOML, encoding="utf-8")
+    return Book(tmp_path)
+
+
+def frame(rows):
+    """{(method, seed): metrics} from a list of (method, seed, metrics)."""
+    return {(method, seed): metrics for method, seed, metrics in rows}
 
 
 @pytest.mark.parametrize(
@@ -89,101 +154,143 @@ def test_a_share_that_may_be_tiny_shows_two_digits_in_percent(value, text):
     assert tables.percent(value) == text
 
 
-def verdicts():
-    line = {"same_as": "", "paper": 0.86, "half": 0.01, "difference": 0.0, "bound": 0.01, "margin": 0.05, "n": 2}
-    return pd.DataFrame(
-        [
-            {**line, "row": r, "column": c, "printed": "0.860", "ours": 0.86, "verdict": v}
-            for r, c, v in (
-                ("A", "x", "agrees"),
-                ("A", "y", "differs"),
-                ("B&C", "x", "undecided"),
-                ("B&C", "y", "agrees"),
-            )
-        ]
+def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows(book):
+    e = book.experiment()
+    html = tables.paper(e, "T").data
+    assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 2 and html.count("paper .860") == 3
+    assert html.count(f'jsonl#{storage.anchor("B&C")}"') == 2 and html.count("paper .500") == 1
+    assert html.count("✓ agrees") == 6 and html.count("✗ differs") == 2, "once in the table, once in the details"
+    assert "Reduced: epochs: 1 instead of 2." in html and "a &lt;b&gt; c" in html
+    assert e.verdicts.verdict.tolist() == ["agrees", "differs", "agrees", "agrees"] and set(e.verdicts.source) == {"T"}
+
+
+def test_what_the_paper_declares_is_found_by_the_source_or_by_another_name(book):
+    e = book.experiment()
+    assert "Nothing that the paper declares is reduced" in tables.paper(e, "few", declared="%").data
+    assert "epochs: 1 instead of 2" in tables.paper(e, "few", declared="T").data
+
+
+def test_the_number_of_runs_that_the_paper_averages_counts(book):
+    values = {(m, seed): {"x": 0.86 + 0.01 * seed, "y": 0.5 + 0.01 * seed} for m in ("A", "B&C") for seed in (0, 1)}
+    e = book.experiment(values)
+    tables.paper(e, "few")
+    five = e.verdicts.bound.tolist()
+    tables.paper(e, "few", averaged=1)
+    assert all(a < b for a, b in zip(five, e.verdicts.bound, strict=True)) and len(e.verdicts) == 3, (
+        "judged again, it is replaced"
     )
 
 
-def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows():
-    html = tables.paper_table(verdicts(), EXPERIMENT, {"epochs": 2, "test images": 500}).data
-    assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 2 and 'jsonl#rows-B-C"' in html
-    assert html.count("✓ agrees") == 4 and html.count("paper .860") == 4  # once in the table, once in the details
-    assert "Reduced: epochs: 1 instead of 2" in html and "a &lt;b&gt; c" in html
+def test_columns_may_be_judged_on_other_images(book):
+    e = book.experiment()
+    tables.paper(e, "T")
+    same = e.verdicts.set_index(["row", "column"]).bound
+    tables.paper(e, "T", by_column={"y": {"images": 10, "paper_images": 10}})
+    other = e.verdicts.set_index(["row", "column"]).bound
+    assert list(other.index) == list(same.index), "in the paper's order"
+    assert other["A", "y"] > 2 * same["A", "y"] and other["A", "x"] == same["A", "x"]
 
 
-def test_a_cell_that_the_paper_prints_in_percent_shows_ours_in_percent_and_no_other_does():
-    cells = verdicts().assign(half=0.0123)
-    cells.loc[1, "printed"] = "86.00 %"
-    html, _, details = tables.paper_table(cells, EXPERIMENT, {}).data.partition("<details>")
-    assert html.count("<b>86.0</b> ± 1.2<") == 1 and html.count("paper 86.00 %<") == 1
-    assert html.count("<b>.860</b> ± .012<") == 3 and html.count("paper .860<") == 3
+def test_a_cell_that_the_paper_prints_in_percent_shows_ours_in_percent_and_no_other_does(book):
+    html, _, details = tables.paper(book.experiment(), "%").data.partition("<details>")
+    assert len(re.findall(r"<b>86\.0</b> ± \d\.\d<", html)) == 1 and html.count("paper 86.00 %<") == 1
+    assert len(re.findall(r"<b>\.860</b> ± \.\d\d\d<", html)) == 1 and html.count("paper .5<") == 1
     assert "<td>86.00 %</td>" in details
 
 
-def test_a_cell_that_the_paper_does_not_print_shows_a_dash():
-    html = tables.paper_table(verdicts().drop(index=2), EXPERIMENT, {}).data.partition("<details>")[0]
+def test_a_cell_that_the_paper_does_not_print_shows_a_dash(book):
+    html = tables.paper(book.experiment(), "few").data.partition("<details>")[0]
     assert html.count("<td>–</td>") == 1 and html.count('class="verdict') == 3
-    assert html.index('"row">B&amp;C') < html.index("<td>–</td>") < html.index("#rows-B-C"), "under x, before what stands under y"
-    assert "<td>–</td>" not in tables.paper_table(verdicts(), EXPERIMENT, {}).data
+    assert html.index('"row">B&amp;C') < html.index("<td>–</td>") < html.index(storage.anchor("B&C")), "under x, before y"
+    assert "<td>–</td>" not in tables.paper(book.experiment(), "T").data
 
 
-def test_a_line_that_is_no_group_of_rows_links_to_all_of_them():
-    html = tables.paper_table(verdicts(), EXPERIMENT, {}, group=lambda row: {"A": "of no row", "B&C": ""}[row]).data
+def test_a_line_that_is_no_group_of_rows_links_to_all_of_them(book):
+    html = tables.paper(book.experiment(), "T", group=lambda row: {"A": "of no row", "B&C": ""}[row]).data
     assert html.count('href="../results/p/cpu/t.jsonl#"') == 4 + 1 and "#rows" not in html  # four cells and the provenance
 
 
-def test_further_words_stand_under_their_cell_only():
-    html = tables.paper_table(verdicts(), EXPERIMENT, {}, {("A", "y"): "notebooks <.7"}).data
+def test_further_words_stand_under_their_cell_only(book):
+    html = tables.paper(book.experiment(), "T", also={("A", "y"): "notebooks <.7"}).data
     assert html.count("notebooks &lt;.7") == 1 and html.index("notebooks") > html.index("agrees")
-    assert "paper 99.1" in tables.paper_table(verdicts().assign(printed="99.1"), EXPERIMENT, {}).data
 
 
-def test_means_have_their_interval_over_networks_and_one_network_has_none():
-    measured = pd.DataFrame({"method": ["A", "A", "B"], "seed": [0, 1, 0], "acc": [0.4, 0.5, 0.7], "other": [0.1, 0.1, 0.2]})
-    html = tables.means_table(measured, EXPERIMENT, "method", ["acc"], {("B", "acc"): "theirs .6"}).data
+def test_the_column_of_the_lines_has_to_be_named_where_there_are_several(book):
+    e = book.experiment()
+    e.over = {"method": ["A"], "eps": [1]}
+    with pytest.raises(ValueError, match="name the column that tells its lines apart"):
+        tables.means(e, ["x"])
+    assert "<b>.860</b>" in tables.means(e, ["x"], by="method").data
+
+
+def test_drops_are_compared_below_the_clean_cell(book):
+    values = {(m, s): {"x": 0.9, "y": 0.5, "drop y": 0.36, "se y": 0.01} for m in ("A", "B&C") for s in (0, 1)}
+    e = book.experiment(values)
+    tables.paper(e, "few", reference=("few", "A", "x"))
+    assert e.verdicts[e.verdicts.row == "A"].paper.tolist() == [0.36] and e.verdicts.ours.tolist() == [0.36, 0.36]
+
+
+def test_means_have_their_interval_over_networks_and_one_network_has_none(book):
+    values = frame([("A", 0, {"acc": 0.4, "other": 0.1}), ("A", 1, {"acc": 0.5, "other": 0.1})])
+    e = book.experiment(values | frame([("B", 0, {"acc": 0.7, "other": 0.2}), ("B", 1, {"acc": 0.7, "other": 0.2})]))
+    e = e.view(e.rows[~((e.rows.method == "B") & (e.rows.seed == 1))])
+    html = tables.means(e, ["acc"], also={("B", "acc"): "theirs .6"}).data
     half = 12.7062 * 0.0707107 / np.sqrt(2)
     assert f"<b>.450</b> ± {tables.number(half)}" in html and "<b>.700</b></a><br>" in html and "theirs .6" in html
     assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 1 and "other" not in html
 
 
-def test_means_in_percent_say_so():
-    measured = pd.DataFrame({"method": ["A", "A", "B", "B"], "seed": [0, 1, 0, 1], "acc": [0.4, 0.5, 0.7, 0.7]})
-    html = tables.means_table(measured, EXPERIMENT, "method", ["acc"], unit="%").data
+def test_means_in_percent_say_so(book):
+    values = {("A", 0): 0.4, ("A", 1): 0.5, ("B", 0): 0.7, ("B", 1): 0.7}
+    e = book.experiment({key: {"acc": v} for key, v in values.items()})
+    html = tables.means(e, ["acc"], unit="%").data
     half = 100 * 12.7062 * 0.0707107 / np.sqrt(2)
     assert f"<b>45.0</b> ± {half:.1f}" in html and "<b>70.0</b> ± 0.0" in html
     assert "In percent; ± is the 95 % interval over networks." in html
-    assert "percent" not in tables.means_table(measured, EXPERIMENT, "method", ["acc"]).data
-    one = tables.means_table(measured[measured.seed == 0], EXPERIMENT, "method", ["acc"], unit="%").data
+    assert "percent" not in tables.means(e, ["acc"]).data
+    one = tables.means(e.where(seed=0), ["acc"], unit="%").data
     assert "In percent." in one and "±" not in one
 
 
-def test_means_of_an_error_are_in_percent_with_two_digits_and_the_head_says_so():
-    measured = pd.DataFrame({"method": ["A", "A"], "seed": [0, 1], "MAPE": [0.0012, 0.0012], "acc": 0.5})
-    html = tables.means_table(measured, EXPERIMENT, "method", ["acc", "MAPE"]).data
+def test_means_of_an_error_are_in_percent_with_two_digits_and_the_head_says_so(book):
+    e = book.experiment({("A", seed): {"MAPE": 0.0012, "acc": 0.5} for seed in (0, 1)})
+    html = tables.means(e, ["acc", "MAPE"]).data
     assert "<b>0.12</b> ± 0<" in html and "<b>.500</b>" in html and ">MAPE, %<" in html and ">acc<" in html
 
 
-def test_a_mean_that_a_row_does_not_have_is_a_dash_and_a_network_without_it_does_not_count():
-    measured = pd.DataFrame({"method": ["A", "A", "B", "B"], "seed": [0, 1, 0, 1], "x": 0.5, "y": [np.nan, np.nan, np.nan, 0.7]})
-    html = tables.means_table(measured, EXPERIMENT, "method", ["x", "y"]).data
-    assert html.count("<td>–</td>") == 1 and html.index(">A<") < html.index("<td>–</td>") < html.index(">B<")
+def test_a_mean_that_a_row_does_not_have_is_a_dash_and_a_network_without_it_does_not_count(book):
+    values = {(m, s): {"x": 0.5} | ({"y": 0.7} if (m, s) == ("B", 1) else {}) for m in ("A", "B") for s in (0, 1)}
+    html = tables.means(book.experiment(values), ["x", "y", "z"]).data
+    assert html.count("<td>–</td>") == 4 - 1 and html.index(">A<") < html.index("<td>–</td>") < html.index(">B<")
     assert "<b>.700</b></a></td>" in html and html.count("<b>.500</b> ± .000") == 2
     assert ">nan" not in html
 
 
-def test_the_scoreboard_counts_a_repeated_cell_once():
-    cells = verdicts()
-    cells.loc[3, "same_as"] = "A/x"
-    sentences = pd.DataFrame({"verdict": ["holds", "in part"]})
-    survivals = pd.DataFrame({"row": ["LWA", "<b>", "c"], "verdict": ["survives", "broken", "broken"]})
-    html = tables.scoreboard("01.html", "Paper", 9, cells, sentences, survivals).data
-    assert (
-        "3 of 9 printed numbers" in html
-        and "1 agrees, 1 undecided, 1 differs" in html
-        and "1 holds, 1 in part" in html
-        and "✓ survives</span>: LWA<br>" in html
-        and "✗ broken</span>: &lt;b&gt;; c</td>" in html
-    )
+def test_a_sentence_shows_its_counts_and_its_predicate(book):
+    values = {key: {"x": x, "y": 0.5} for key, (x, _) in VALUES.items()}
+    e = book.experiment(values)
+    html = tables.sentences(e, "T").data
+    assert "1 of 1 comparisons supported, 0 contradicted" in html and "“a &lt; b”" in html
+    assert "✓ holds" in html and "<code>greater(A/x, A/y)</code>" in html
+    assert e.sentences.verdict.tolist() == ["holds"] and e.sentences.source.tolist() == ["T"]
+
+
+def test_the_scoreboard_has_what_the_tables_judged_and_counts_a_repeated_cell_once(book):
+    study = book.study()
+    e = book.experiment(study=study)
+    other = book.experiment(study=study, name="u")
+    tables.paper(e, "T")
+    tables.paper(other, "%", count=False)
+    tables.sentences(e, "T")
+    survived = pd.DataFrame({"row": ["LWA", "<b>", "c"], "verdict": ["survives", "broken", "broken"], **LEFT})
+    tables.survival(e, "T", survived)
+    html = tables.scoreboard(study, "01.html", "Paper", sources=lambda source: source in ("T", "few")).data
+    assert "3 of 6 printed numbers" in html and "2 agree, 1 differs" in html and "1 sentences" in html
+    assert "✓ survives</span>: LWA<br>" in html and "✗ broken</span>: &lt;b&gt;; c</td>" in html
+    tables.paper(e, "T")
+    assert tables.scoreboard(study, "01.html", "Paper").data.count("3 of 8 printed numbers") == 1, "judged again, counted once"
+    book.experiment(study=study)
+    assert "0 of 8 printed numbers" in tables.scoreboard(study, "01.html", "Paper").data, "run again, judged anew"
 
 
 def points(n=20):
@@ -308,39 +415,36 @@ def test_a_picture_brings_its_pixels_along_and_its_words_escaped():
     assert back.shape == pixels.shape and abs(back.astype(int) - pixels).mean() < 3 and len(html) < 10_000
 
 
-def test_the_survival_table_shows_what_is_left_and_between_what_bounds():
-    line = {
-        "row": "LWA",
-        "defended": 0.8,
-        "undefended": 0.2,
-        "advantage": 0.6,
-        "low": 0.58,
-        "high": 0.62,
-        "advertised": 0.78,
-        "left": 0.77,
-        "margin": 0.05,
-        "verdict": "survives",
-    }
-    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, {}).data
+LEFT = {
+    "defended": 0.8,
+    "undefended": 0.2,
+    "advantage": 0.6,
+    "low": 0.58,
+    "high": 0.62,
+    "advertised": 0.78,
+    "left": 0.77,
+    "margin": 0.05,
+}
+
+
+def test_the_survival_table_shows_what_is_left_and_between_what_bounds(book):
+    e, line = book.experiment(), {"row": "LWA", "verdict": "survives", **LEFT}
+    html = tables.survival(e, "%", pd.DataFrame([line])).data
     assert ".600 (.580 to .620)" in html and "<td>77%</td>" in html and "✓ survives" in html
-    html = tables.survival_table(pd.DataFrame([line]), EXPERIMENT, {}, unit="%").data
+    html = tables.survival(e, "%", pd.DataFrame([line]), unit="%").data
     assert "<b>80.0</b>" in html and "60.0 (58.0 to 62.0)" in html
     assert "<td>20.0</td>" in html and "<td>78.0</td><td>77%</td>" in html
-    assert "<td>0%</td>" in tables.survival_table(pd.DataFrame([{**line, "left": -6.0}]), EXPERIMENT, {}).data
+    assert "<td>0%</td>" in tables.survival(e, "%", pd.DataFrame([{**line, "left": -6.0}])).data
 
 
-def test_a_sentence_shows_its_counts_and_its_predicate():
-    line = {
-        "value": "“a < b”",
-        "verdict": "in part",
-        "supported": 2,
-        "contradicted": 1,
-        "undecided": 3,
-        "predicate": "below(a/b, 0.5)",
-    }
-    html = tables.sentence_table(pd.DataFrame([line])).data
-    assert "2 of 6 comparisons supported, 1 contradicted" in html and "“a &lt; b”" in html
-    assert "◐ in part" in html and "<code>below(a/b, 0.5)</code>" in html
+def test_survival_is_judged_from_the_rows_of_the_experiment(book):
+    values = {(m, s): {"worst": 0.8 if m == "A" else 0.2, "free": 0.5} for m in ("A", "B&C") for s in (0, 1)}
+    e = book.experiment(values)
+    how = {"undefended": "B&C", "advertised": "y", "errors": True}
+    html = tables.survival(e, "T", metric={"{row}, worst": "worst", "{row}, unclipped": "free"}, **how).data
+    assert e.survivals.row.tolist() == ["A, worst", "A, unclipped"] and e.survivals.advantage.tolist() == pytest.approx([0.6, 0])
+    assert e.survivals.advertised.tolist() == pytest.approx([0.36, 0.36]) and html.count("jsonl#rows-A") == 2
+    assert "epochs: 1 instead of 2" in html and e.survivals.verdict.tolist()[0] == "survives"
 
 
 def test_two_verdicts_are_said_in_the_plural():
@@ -349,42 +453,68 @@ def test_two_verdicts_are_said_in_the_plural():
     )
 
 
-def judged(**changed):
-    line = {"row": "a <b>", "experiment": EXPERIMENT, "verdict": "broken", "defended": 0.1, "advantage": -0.4, "low": -0.5}
-    return line | {"high": -0.3, "advertised": 0.45, "left": -0.9, "margin": 0.05} | changed
+def judged(experiment, **changed):
+    line = {"row": "a <b>", "experiment": experiment, "verdict": "broken", "defended": 0.1, "advantage": -0.4, "low": -0.5}
+    return line | {"high": -0.3, "advertised": 0.45, "left": -0.9, "margin": 0.05, "undefended": 0.5} | changed
 
 
-def test_what_is_left_of_a_detector_stands_beside_its_verdict():
-    html = tables.detection_table(pd.DataFrame([judged(), judged(row="b", left=float("nan"), verdict="survives")])).data
+def test_what_is_left_of_a_detector_stands_beside_its_verdict(book):
+    e = book.experiment()
+    lines = pd.DataFrame([judged(e), judged(e, row="b", left=float("nan"), verdict="survives")])
+    html = tables.detection(lines, count=["b"]).data
     assert "a &lt;b&gt;" in html and html.count("✗ broken") == 1 and html.index("✗ broken") < html.index("<td>.950</td>")
     assert "−.400 (−.500 to −.300)" in html and "<td>0%</td>" in html and "<td>–</td>" in html and "one network" not in html
     assert html.count('class="provenance"') == 1, "one experiment is named once"
+    assert e.study.judged_of("survivals", counted=True).row.tolist() == ["b"] and len(e.survivals) == 2
 
 
-def test_a_detector_on_one_network_has_no_interval_and_the_table_says_so():
-    html = tables.detection_table(pd.DataFrame([judged(low=-np.inf, high=np.inf)])).data
+def test_a_detector_on_one_network_has_no_interval_and_the_table_says_so(book):
+    html = tables.detection(pd.DataFrame([judged(book.experiment(), low=-np.inf, high=np.inf)])).data
     assert "<td>−.400</td>" in html and "Without an interval: one network." in html
 
 
-def test_the_rows_of_several_experiments_are_folded():
-    html = tables.provenance(EXPERIMENT, SimpleNamespace(**{**vars(EXPERIMENT), "name": "u"}))
+def test_the_rows_of_several_experiments_are_folded(book):
+    study = book.study()
+    e, other = book.experiment(study=study), book.experiment(study=study, name="u")
+    html = tables.provenance(e, other)
     assert html.startswith("<details") and html.count("4 rows</a>") == 2 and "of 2 experiments" in html and "u.jsonl#" in html
-    one = SimpleNamespace(**{**vars(EXPERIMENT), "status": lambda: {**EXPERIMENT.status(), "rows": "1 of 1"}})
+    one = book.experiment({("A", 0): {"x": 1.0}}, name="v", seeds=1)
     assert ">1 row</a>" in tables.provenance(one) and "<details" not in tables.provenance(one)
 
 
-def test_a_check_that_fails_is_flagged_and_no_other():
-    html = tables.checks_table({"N": [("sound", True, "0.885 › 0.350"), ("not", False, "1.000")]}, EXPERIMENT).data
-    assert html.count("✓") == 1 and html.count("⚑") == 1
-    assert html.index("✓") < html.index(".885 › .350") < html.index("⚑") < html.index("1.000") and "0.885" not in html
+def test_what_is_missing_of_an_experiment_stands_beneath_its_table(book):
+    e = book.experiment({("A", s): {"x": 0.5} for s in (0, 1)}, name="v")
+    e.wanted = 5
+    assert "<b>2 of 5 seeds</b>" in tables.provenance(e) and "2 of 5 seeds" in tables.status(e.study).data
 
 
-def test_the_status_has_a_line_for_each_experiment():
-    html = tables.status_table(SimpleNamespace(experiments=[EXPERIMENT, EXPERIMENT])).data
+def test_a_check_that_fails_is_flagged_and_no_other(book):
+    sound = {"clean": 1.0, "one step": 0.885, "PGD": 0.35, "PGD, DLR": 0.35, "PGD, eps 0.5": 0.6, "PGD, eps 50": 0.0}
+    sound |= {
+        "transfer": 0.9,
+        "random": 1.0,
+        "rescored": 0.885,
+        "signs agree": 1.0,
+        "literal float32": 0.5,
+        "literal float64": 0.5,
+    }
+    broken = {**sound, "PGD": 0.9}
+    e = book.experiment({(m, s): v for m, v in (("N", sound), ("M", broken)) for s in (0, 1)}, radii=[0.5, 50])
+    html = tables.checks(e, eps=1.0, chance=0.1, unbounded=50).data
+    line = html[html.index("iterated beats one step") :]
+    assert line.index("✓") < line.index(".885 › .350") < line.index("⚑") < line.index(".885 › .900") and "0.885" not in html
+
+
+def test_the_status_has_a_line_for_each_experiment(book):
+    study = book.study()
+    book.experiment(study=study), book.experiment(study=study, name="u")
+    html = tables.status(study).data
     assert html.count("<tr>") == 3 and html.count("a &lt;b&gt; c") == 2 and "last row" in html
 
 
-def test_our_value_is_shown_with_our_own_interval():
-    cells = verdicts()
-    cells["half"], cells["bound"] = 0.011, 0.044
-    assert "<b>.860</b> ± .011" in tables.paper_table(cells, EXPERIMENT, {}).data
+def test_our_value_is_shown_with_our_own_interval(book):
+    values = {(m, s): {"x": 0.86 + 0.001 * s, "y": 0.86} for m in ("A", "B&C") for s in (0, 1)}
+    e = book.experiment(values)
+    html = tables.paper(e, "T").data
+    half = e.verdicts.set_index(["row", "column"]).half["A", "x"]
+    assert f"± {tables.number(half)}" in html and half < e.verdicts.bound.iloc[0]
