@@ -9,6 +9,7 @@ file at all.
 
 import contextlib
 import hashlib
+import json
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,9 +49,13 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of the pixels (as uint8) and labels: names the samples in a row of results."""
-        pixels = (self.images * 255).round_().to(torch.uint8).cpu().numpy()
-        return hashlib.sha256(pixels.tobytes() + self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
+        """First 16 hex digits of a SHA-256 of shape, pixels (as float32), labels (as int64) and class names: what a row keeps."""
+        header = json.dumps([list(self.images.shape), list(self.labels.shape), list(self.classes)])
+        sha = hashlib.sha256(header.encode() + b"\n")  # it says how many numbers follow, so none is taken for another
+        for images in self.images.detach().split(256):  # a chunk at a time: no second copy of images that may be large
+            sha.update(np.ascontiguousarray(images.to("cpu", torch.float32).numpy(), "<f4").tobytes())
+        sha.update(np.ascontiguousarray(self.labels.to("cpu", torch.int64).numpy(), "<i8").tobytes())
+        return sha.hexdigest()[:16]
 
 
 def default_root() -> Path:
@@ -71,10 +76,11 @@ def load(name: str, split: str, *, data_root: str | Path | None = None, device: 
     if split not in DATASETS[name].splits:
         raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(DATASETS[name].splits)}")
     images, labels = _arrays(name, split, Path(data_root or default_root()).expanduser())
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
     pixels = pixels.float().div_(255)  # put in order as bytes, divided in place: one copy in floats, which may be large
-    return Split(f"{name}/{split}", pixels, torch.from_numpy(labels).to(device), DATASETS[name].names)
+    # divided before they move: a GPU multiplies by 1/255 instead, whose last bits differ, and so would the digest
+    return Split(f"{name}/{split}", pixels.to(device), torch.from_numpy(labels).to(device), DATASETS[name].names)
 
 
 def _arrays(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:

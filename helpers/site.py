@@ -3,14 +3,17 @@
 - plotly figures are drawn in the reader's browser from the JSON that the notebook stores, with a local plotly.js that only pages
   with a figure load
 - every file of rows under `results/` becomes a page, so that a number in a table is one click from the runs behind it
+- the directive `stored-rows` lists the files of rows of a paper, read when the site is built, not when its chapter was run
 """
 
 import json
 import shutil
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
 
 from helpers import rows as storage
 
@@ -28,11 +31,11 @@ class PlotlyRenderer:
             return None
         figure = data.content if isinstance(data.content, dict) else json.loads(data.content)
         caption = data.cell_metadata.get("mystnb", {}).get("figure", {}).get("caption", "interactive figure")
-        height = figure["layout"].get("height", 450)
-        text = json.dumps(figure, separators=(",", ":")).replace("</", "<\\/")
+        height = float(figure["layout"].get("height", 450))
+        text = json.dumps(figure, separators=(",", ":")).replace("<", "\\u003c")  # no `</script>` or `<!--` in a script
         html = (
             f'<div class="figure-plotly" id="{escape(figure.get("div", f"figure-{data.cell_index}"))}" role="img" '
-            f'aria-label="{escape(caption)}" style="height:{height}px"><script type="application/json">{text}</script></div>'
+            f'aria-label="{escape(caption)}" style="height:{height:g}px"><script type="application/json">{text}</script></div>'
         )
         return [nodes.raw(text=html, format="html", classes=["output"])]
 
@@ -56,9 +59,10 @@ def rows_pages(app):
     index = []
     for path in sorted(root.glob("*/*/*.jsonl")):
         name = path.relative_to(root).with_suffix("")
-        body = rows_page(name, list(storage.read(path).values()))
-        yield f"results/{name.as_posix()}", {"title": f"Rows: {name}", "body": body}, "page.html"
-        index.append(f'<li><a href="{name.as_posix()}.html">{name.as_posix()}</a></li>')
+        rows = list(storage.read(path).values())
+        if rows:  # a file of none has no page
+            yield f"results/{name.as_posix()}", {"title": escape(f"Rows: {name}"), "body": rows_page(name, rows)}, "page.html"
+            index.append(f'<li><a href="{quote(name.as_posix())}.html">{escape(name.as_posix())}</a></li>')
     body = f"<h1>Rows behind the numbers</h1><p>One page for each experiment at each profile.</p><ul>{''.join(index)}</ul>"
     yield "results/index", {"title": "Rows behind the numbers", "body": body}, "page.html"
 
@@ -67,49 +71,86 @@ def rows_page(name: Path, rows: list[dict]) -> str:
     """The rows of one file as HTML: settings and data once, then a line per row, grouped by its arguments other than the seed."""
     groups = list(dict.fromkeys(map(storage.group_of, rows)))
     rows = sorted(rows, key=lambda r: (groups.index(storage.group_of(r)), r["args"]["seed"]))
-    first = rows[0]
-    arguments, metrics = list(first["args"]), list(dict.fromkeys(m for r in rows for m in r["metrics"]))
-    head = [
-        *arguments,
-        *metrics,
-        "seconds",
-        "networks (training seconds)",
-        "made (UTC)",
-        "commit",
-        "device",
-        "torch",
-        "key",
-    ]
+    arguments, metrics = (list(dict.fromkeys(k for r in rows for k in r[field])) for field in ("args", "metrics"))
+    about = {
+        "seconds": lambda r: r["seconds"],
+        "networks (training)": lambda r: ", ".join(f"{n} ({_training(t)})" for n, t in r["networks"].items()),
+        "made (UTC)": lambda r: r["utc"],
+        "commit": lambda r: r["commit"],
+        **({"code": lambda r: r.get("code", "–")} if any("code" in r for r in rows) else {}),
+        "device": lambda r: r["device"],
+        "torch": lambda r: r["versions"]["torch"],
+    }
     lines, seen = [], {}
     for r in rows:
         name_of_group = storage.group_of(r)
-        at = "" if name_of_group in seen else f' id="{name_of_group}"'
+        at = "" if name_of_group in seen else f' id="{escape(name_of_group)}"'
         mine = [v for k, v in r["args"].items() if k != "seed"]
         if seen.setdefault(name_of_group, mine) != mine:
             raise ValueError(f"{name}: {mine} and {seen[name_of_group]} would share the anchor {name_of_group}")
-        values = [
-            *r["args"].values(),
-            *(r["metrics"].get(m, "–") for m in metrics),
-            r["seconds"],
-            ", ".join(f"{n} ({t})" for n, t in r["networks"].items()),
-            r["utc"],
-            r["commit"],
-            r["device"],
-            r["versions"]["torch"],
-        ]
-        tds = "".join(f"<td>{escape(str(v))}</td>" for v in values)
-        lines.append(f'<tr{at} class="{name_of_group}">{tds}<td id="{r["key"]}">{r["key"]}</td></tr>')
-    data = {n: d for r in rows for n, d in r["data"].items()}
-    about = "".join(f"<li>{escape(n)}: {d['size']:,} images, SHA-256 {d['digest']}…</li>" for n, d in data.items())
-    settings = "".join(f"<li><pre>{escape(s)}</pre></li>" for s in dict.fromkeys(json.dumps(r["settings"]) for r in rows))
+        numbers = [r[field].get(k, "–") for field, names in (("args", arguments), ("metrics", metrics)) for k in names]
+        values = [*numbers, *(value(r) for value in about.values())]
+        key = escape(str(r["key"]))
+        lines.append(f'<tr{at} class="{escape(name_of_group)}">{_cells(values)}<td id="{key}">{key}</td></tr>')
+    data = dict.fromkeys(
+        f"{role}: {d['name']}, {d['size']:,} images, SHA-256 {d['digest']}…" for r in rows for role, d in r["data"].items()
+    )
+    settings = dict.fromkeys(json.dumps(r["settings"]) for r in rows)
     return (
         f"<h1>{escape(name.name)}, profile {escape(name.parts[1])}</h1>"
         f"<p>Each line is one network under one evaluation, stored the moment it was measured. The file itself: "
-        f'<a href="{name.name}.jsonl">{name.name}.jsonl</a>.</p>'
-        f"<h2>Settings</h2><ul>{settings}</ul><h2>Data</h2><ul>{about}</ul><h2>Rows</h2>"
-        f'<div class="wide"><table class="claims rows"><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f'<a href="{quote(name.name)}.jsonl">{escape(name.name)}.jsonl</a>.</p>'
+        f"<h2>Settings</h2><ul>{''.join(f'<li><pre>{escape(s)}</pre></li>' for s in settings)}</ul>"
+        f"<h2>Data</h2><ul>{''.join(f'<li>{escape(d)}</li>' for d in data)}</ul>"
+        f"<h2>Rows</h2>{_table([*arguments, *metrics, *about, 'key'], lines, 'rows')}"
     )
+
+
+def _training(network: dict) -> str:
+    return f"{network['seconds']} s, commit {network.get('commit', '–')}"
+
+
+def _cells(values) -> str:
+    return "".join(f"<td>{escape(str(v))}</td>" for v in values)
+
+
+def _table(head: list[str], lines: list[str], kind: str) -> str:
+    columns = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    body = f"<thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="wide"><table class="claims {kind}">{body}</table></div>'
+
+
+class StoredRows(SphinxDirective):
+    """`stored-rows`, with the name of a paper's folder under `results/`: a table of its files of rows at all profiles."""
+
+    required_arguments = 1
+
+    def run(self):
+        self.env.note_reread()  # rows may be added without a change of the page
+        root = Path(self.env.srcdir) / "results"
+        up = "../" * self.env.docname.count("/")
+        return [nodes.raw(text=stored_rows(root, self.arguments[0], f"{up}results"), format="html")]
+
+
+def stored_rows(root: Path, paper: str, link: str) -> str:
+    """An HTML table of all rows that are stored for a paper: a line per file. `link` leads to the folder of the rows' pages."""
+    paths = sorted(root.glob(f"{paper}/*/*.jsonl"), key=lambda path: (path.stem, path.parent.name))
+    lines = []
+    for path in paths:
+        rows = list(storage.read(path).values())
+        name = path.relative_to(root).with_suffix("")
+        title = f'<a href="{link}/{quote(name.as_posix())}.html">{escape(name.name)}</a>' if rows else escape(name.name)
+        values = (
+            name.parts[1],
+            len(rows),
+            len({r["args"]["seed"] for r in rows}),
+            len({storage.canonical([r["settings"], r["version"]]) for r in rows}),
+            f"{sum(r['seconds'] for r in rows) / 60:.1f}",
+            max((r["utc"] for r in rows), default="–")[:10],
+        )
+        lines.append(f'<tr><th scope="row">{title}</th>{_cells(values)}</tr>')
+    head = ["experiment", "profile", "rows", "seeds", "settings", "minutes", "last row"]
+    return _table(head, lines, "stored") if lines else "<p>No rows are stored.</p>"
 
 
 def copy_files(app, error):
@@ -125,6 +166,7 @@ def copy_files(app, error):
 
 
 def setup(app):
+    app.add_directive("stored-rows", StoredRows)
     app.connect("html-collect-pages", rows_pages)
     app.connect("html-page-context", add_scripts, priority=900)
     app.connect("build-finished", copy_files)

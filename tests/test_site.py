@@ -2,17 +2,21 @@
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urldefrag
 
 import pytest
 
+from helpers import rows as storage
 from helpers import run
+from helpers import site as pages_of_rows
 from helpers.rows import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("google-chrome", "chromium", "chromium-browser"))), None)
@@ -46,11 +50,13 @@ def test_every_page_of_the_contents_is_there(site):
 class _Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
-        self.links, self.ids = [], set()
+        self.links, self.ids, self.tags, self.attributes = [], set(), set(), set()
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
+        self.tags.add(tag)
+        self.attributes.update(attributes)
         if attributes.get("id"):
             self.ids.add(attributes["id"])
         for name in ("href", "src"):
@@ -98,6 +104,178 @@ def test_the_front_page_shows_the_scoreboard(site):
     for path in run.chapters():
         assert f'href="{path.stem}.html"' in text
     assert 'class="claims scoreboard"' in text
+
+
+# pages of rows and the status page, from rows that the test writes
+
+
+def row_of(paper, profile, run="table1", *, seed=0, args=None, lr=0.1, **changes):
+    """A row as a study stores it."""
+    args, settings = {**(args or {}), "seed": seed}, {"lr": lr}
+    return {
+        "run": run,
+        "key": storage.key_of(run, args, settings, 1),
+        "args": args,
+        "metrics": {"accuracy": 0.5},
+        "profile": profile,
+        "settings": settings,
+        "version": 1,
+        "seconds": 90.0,
+        "utc": "2026-01-02 03:04:05",
+        "device": "CPU",
+        "versions": {"torch": "2.0"},
+        "commit": "abcdef012345",
+        "data": {"test": {"name": "mnist/test", "size": 10000, "digest": "0123456789abcdef"}},
+        "networks": {"net-0-abc": {"seconds": 60.6}},
+        **changes,
+    }
+
+
+def stored(root, paper, profile, *rows):
+    """`rows` in the file where a study keeps them."""
+    path = root / paper / profile / f"{rows[0]['run']}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def page_of(*rows):
+    return pages_of_rows.rows_page(Path(f"p/cpu/{rows[0]['run']}"), list(rows))
+
+
+def test_a_page_of_rows_names_the_role_of_each_split_and_the_commit_of_each_network():
+    known = row_of("p", "cpu", seed=1, networks={"net-1-abc": {"seconds": 7.0, "commit": "fedcba"}})
+    page = page_of(row_of("p", "cpu"), known)
+    assert "<li>test: mnist/test, 10,000 images, SHA-256 0123456789abcdef…</li>" in page
+    assert "net-0-abc (60.6 s, commit –)" in page and "net-1-abc (7.0 s, commit fedcba)" in page
+
+
+def test_a_page_of_rows_shows_every_version_of_a_split():
+    other = row_of("p", "cpu", seed=1, data={"test": {"name": "mnist/test", "size": 5, "digest": "fedcba9876543210"}})
+    page = page_of(row_of("p", "cpu"), other)
+    assert "SHA-256 0123456789abcdef" in page and "5 images, SHA-256 fedcba9876543210" in page
+
+
+def test_a_page_of_rows_shows_the_identity_of_the_code_where_a_row_has_one():
+    assert '<th scope="col">code</th>' not in page_of(row_of("p", "cpu"))
+    page = page_of(row_of("p", "cpu"), row_of("p", "cpu", seed=1, code="0a1b2c3d4e5f", arrays="table1-abc.npz"))
+    assert '<th scope="col">code</th>' in page and "<td>0a1b2c3d4e5f</td>" in page and ".npz" not in page
+
+
+def test_the_cells_of_a_row_stand_under_their_heads():
+    rows = [row_of("p", "cpu", args={"a": 1}), row_of("p", "cpu", args={"b": 2}), row_of("p", "cpu", args={"b": 2}, seed=1)]
+    page = page_of(*rows)
+    head = re.findall(r"<th[^>]*>(.*?)</th>", page)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in re.findall(r"<tr.*?</tr>", page)[1:]]
+    assert all(len(line) == len(head) for line in cells)
+    assert [line[head.index("b")] for line in cells] == ["–", "2", "2"]
+    assert [line[head.index("seed")] for line in cells] == ["0", "0", "1"]
+
+
+SCRIPT = "<script>document.title='ran'<b>\"'"  # without a slash, so that it can be the name of a run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"test": {"name": "mnist/test", "size": 1, "digest": SCRIPT}}},
+        {"data": {"test": {"name": SCRIPT, "size": 1, "digest": "0"}}},
+        {"data": {SCRIPT: {"name": "mnist/test", "size": 1, "digest": "0"}}},
+        {"run": SCRIPT},
+        {"key": SCRIPT},
+        {"args": {"method": SCRIPT}},
+        {"args": {SCRIPT: 1}},
+        {"metrics": {SCRIPT: 0.5}},
+        {"metrics": {"accuracy": SCRIPT}},
+        {"settings": {"lr": SCRIPT}},
+        {"seconds": SCRIPT},
+        {"utc": SCRIPT},
+        {"device": SCRIPT},
+        {"versions": {"torch": SCRIPT}},
+        {"commit": SCRIPT},
+        {"code": SCRIPT},
+        {"networks": {SCRIPT: {"seconds": 1}}},
+        {"networks": {"net": {"seconds": SCRIPT}}},
+        {"networks": {"net": {"seconds": 1, "commit": SCRIPT}}},
+    ],
+    ids=json.dumps,
+)
+def test_nothing_of_a_row_is_taken_for_html(changes):
+    row = row_of("p", "cpu", args=changes.pop("args", None)) | changes
+    page = page_of(row)
+    assert "<script" not in page and "document.title" in page
+    parsed = _Page(page)
+    assert parsed.tags <= {*("h1", "h2", "p", "a", "ul", "li", "pre", "div", "table", "thead", "tbody", "tr", "th", "td")}
+    assert parsed.attributes <= {"href", "id", "class", "scope"}
+
+
+def test_nothing_of_a_figure_ends_its_script_or_its_attributes():
+    figure = {"data": [{"name": "</script><!--<script>"}], "layout": {"height": '1" onclick="x'}, "div": '"><b>'}
+    data = SimpleNamespace(mime_type=pages_of_rows.PLOTLY, content=figure, cell_index=0, cell_metadata={})
+    with pytest.raises(ValueError, match="float"):
+        pages_of_rows.PlotlyRenderer.handle_mime(None, data, False)
+    figure["layout"]["height"] = 300
+    html = pages_of_rows.PlotlyRenderer.handle_mime(None, data, False)[0].astext()
+    assert "height:300px" in html and html.count("<script") == 1 and html.count("</script") == 1
+    assert "<!--" not in html and "<b>" not in html
+    text = re.search(r"<script[^>]*>(.*?)</script>", html)[1]
+    assert json.loads(text) == figure, "the same figure is read"
+
+
+def lines_of(html):
+    """The lines of a table of stored rows: what is in their cells."""
+    return [
+        [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", line)]
+        for line in re.findall(r"<tr>.*?</tr>", html)[1:]
+    ]
+
+
+def test_all_stored_rows_of_a_paper_are_counted_file_by_file(tmp_path):
+    assert "No rows" in pages_of_rows.stored_rows(tmp_path, "p", "results")
+    stored(tmp_path, "p", "smoke", row_of("p", "smoke"))
+    stored(tmp_path, "p", "paper", row_of("p", "paper", utc="2026-05-06 07:08:09"), row_of("p", "paper", seed=7))
+    stored(tmp_path, "p", "cpu", row_of("p", "cpu", "a&b"), row_of("p", "cpu", "a&b", lr=0.2), row_of("p", "cpu", "a&b", lr=0.3))
+    stored(tmp_path, "q", "cpu", row_of("q", "cpu", "another"))
+    html = pages_of_rows.stored_rows(tmp_path, "p", "../results")
+    assert lines_of(html) == [
+        ["a&amp;b", "cpu", "3", "1", "3", "4.5", "2026-01-02"],
+        ["table1", "paper", "2", "2", "1", "3.0", "2026-05-06"],
+        ["table1", "smoke", "1", "1", "1", "1.5", "2026-01-02"],
+    ]
+    assert 'href="../results/p/paper/table1.html"' in html
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A site of a front page and a status page, with rows that are complete at smoke and begun at paper; and its folder."""
+    source = tmp_path_factory.mktemp("small")
+    (source / "book").mkdir()
+    (source / "_config.yml").write_text(
+        "title: small\nonly_build_toc_files: true\nexecute: {execute_notebooks: 'off'}\n"
+        "sphinx: {extra_extensions: [helpers.site]}\n"
+    )
+    (source / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters: [{file: book/status}]\n")
+    (source / "intro.md").write_text("# Small\n")
+    (source / "book/status.md").write_text("# Status\n\n## p\n\n```{stored-rows} p\n```\n")
+    stored(source / "results", "p", "smoke", row_of("p", "smoke"), row_of("p", "smoke", seed=1))
+    stored(source / "results", "p", "paper", row_of("p", "paper", device=SCRIPT))
+    run.BUILD.mkdir(exist_ok=True)
+    return run.build_site(source, tmp_path_factory.mktemp("html") / "html").parent
+
+
+def test_a_better_profile_that_is_begun_is_on_the_status_page_though_no_chapter_changed(small):
+    status = (small / "book/status.html").read_text()
+    assert [line[:3] for line in lines_of(status)] == [["table1", "paper", "1"], ["table1", "smoke", "2"]]
+    for link in re.findall(r'href="(\.\./results/p/[^"]+)"', status):
+        assert (small / "book" / link).exists()
+    page = (small / "results/p/paper/table1.html").read_text()
+    assert "document.title" in page and SCRIPT not in page
+    assert 'href="p/paper/table1.html"' in (small / "results/index.html").read_text()
+
+
+def test_the_status_page_lists_every_file_of_rows(site):
+    status = (site / "book/status.html").read_text()
+    files = [p.relative_to(ROOT / "results").with_suffix(".html").as_posix() for p in (ROOT / "results").glob("*/*/*.jsonl")]
+    assert files and all(f'href="../results/{name}"' in status for name in files)
 
 
 @pytest.fixture(scope="module")
