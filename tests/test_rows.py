@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers import rows
+from helpers import files, rows
 from helpers.rows import ROOT, RowError
 
 
@@ -346,6 +347,36 @@ def test_processes_that_change_one_file_lose_nothing_and_mix_nothing(tmp_path, w
     assert set(stored) >= set(range(4)) and {p.name for p in tmp_path.iterdir()} == names_of(path)
 
 
+def test_a_new_file_is_locked_from_the_moment_that_it_is_there(four, monkeypatch):
+    fcntl, original, tried = pytest.importorskip("fcntl"), os.replace, []
+
+    def then_try(partial, path):
+        original(partial, path)
+        with four.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(Path(path).suffix)
+
+    rows.remove(four, [made(3, 0)[0]["key"]])
+    with four.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back
+    monkeypatch.setattr(os, "replace", then_try)
+    rows.replace(four, *made(1, 99))
+    assert tried == [".npz", ".jsonl"]
+
+
+def test_a_reader_waits_for_a_line_that_is_being_written(four):
+    pytest.importorskip("fcntl")
+    with ThreadPoolExecutor() as pool:
+        with files.locked(four) as file:
+            size = len(file.content)
+            file.add(size, b'{"run": "t", "ke')
+            reader = pool.submit(rows.read, four)
+            with pytest.raises(TimeoutError):
+                reader.result(timeout=0.2)
+            file.add(size, json.dumps(made(9, 99, False)[0]).encode() + b"\n")
+        assert len(reader.result(timeout=10)) == 5
+
+
 def test_rows_are_stored_without_torch():
     command = [sys.executable, "-c", "import sys; from helpers import rows; sys.exit('torch' in sys.modules)"]
     assert subprocess.run(command, cwd=ROOT).returncode == 0
@@ -588,5 +619,8 @@ def test_a_file_without_rows_is_no_file(path):
     rows.remove(path, list(rows.read(path)))
     assert not path.exists() and rows.read(path) == {}
     rows.remove(path, ["0" * 12])
-    with pytest.raises(RowError, match="could not write"):
-        rows.append(path / "t.jsonl" if path.write_text("") is None else path / "t.jsonl", row(0))
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(path):
+    with pytest.raises(RowError, match="could not write to .*t.jsonl/u.jsonl"):
+        rows.append(path / "u.jsonl", row(0))
