@@ -102,9 +102,12 @@ class Experiment:
                 if key in todo:
                     progress.at(args)
                     row, arrays = self._compute(key, args, data)
-                    store = storage.replace if key in stored else storage.append
-                    store(self.path, row, arrays)
-                    stored[key] = row
+                    if self.study.working:
+                        stored[key] = storage.replace(self.path, row, arrays)
+                    elif storage.append(self.path, row, arrays):
+                        stored[key] = row
+                    else:  # another process was first
+                        stored[key] = storage.read(self.path)[key]
                     progress.done()
 
     def _compute(self, key: str, args: dict, data: dict) -> tuple[dict, dict]:
