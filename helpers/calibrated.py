@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from helpers import gan as game
+from helpers.checkpoints import Checkpoint
 from helpers.data import Split
 from helpers.gan import GAN
 from helpers.losses import check_labels, uniform_cross_entropy
@@ -32,7 +33,7 @@ def fit_calibrated(
     beta: float = 1.0,
     batch_size: int = 128,
     seed: int,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
 ) -> list[dict]:
     """Train all three by turns, a step of Adam each per batch, at a rate that falls linearly to 0; returns one dict per epoch.
 
@@ -45,12 +46,12 @@ def fit_calibrated(
     gan : `GAN(shape, 1)`: of one class, which is to say without any
     beta : theirs is 0.1 for CIFAR-10 and 1 for SVHN. They train for 100 epochs, the rate a tenth after 60
     seed : decides the order of the batches and the latents; torch's global generator, which draws those, is seeded too
-    checkpoint : a file that receives the state at epoch boundaries and is continued from if it is there; the result is the same
-        as without the interruption
+    checkpoint : as in `training.fit`: a file that is continued from if it is there, and of this training
     returns per epoch {"loss": of the classifier, "divergence": KL(U ‖ p(y|G(z))) in it, "discriminator", "generator": their
         losses, all means over the samples, "seconds"}
     raises ValueError for a GAN with classes, empty data, data of another shape, labels that the classifier does not have, or
-        settings out of range, FloatingPointError if a loss is no longer finite
+        settings out of range, FloatingPointError if a loss is no longer finite, RuntimeError at the start if the checkpoint's
+        folder cannot be written
     """
     if gan.generator.classes != 1:
         raise ValueError(f"a GAN without classes is wanted, GAN(shape, 1), not one of {gan.generator.classes}")

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot, softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
 from helpers import training
+from helpers.checkpoints import Checkpoint, account, restore, store
 from helpers.data import Split
 from helpers.metrics import eval_mode, in_batches
 
@@ -97,7 +98,14 @@ class GAN(nn.Module):
 
 
 def fit_gan(
-    gan: GAN, data: Split, *, epochs: int, lr: float, batch_size: int, seed: int, checkpoint: Path | None = None
+    gan: GAN,
+    data: Split,
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    seed: int,
+    checkpoint: str | Path | Checkpoint | None = None,
 ) -> list[dict]:
     """Train both by turns, a step of Adam each per batch, at a rate that falls linearly to 0; returns one dict per epoch.
 
@@ -106,11 +114,10 @@ def fit_gan(
 
     gan : trained in place, left in training mode
     seed : decides the order of the batches and the latents; torch's global generator, which draws those, is seeded too
-    checkpoint : a file that receives the state at epoch boundaries and is continued from if it is there; the result is the same
-        as without the interruption
+    checkpoint : as in `training.fit`: a file that is continued from if it is there, and of this training
     returns per epoch {"loss": of the discriminator, "generator": its loss, both means over the samples, "seconds"}
     raises ValueError for empty data, data of another shape or with more classes, or settings out of range, FloatingPointError if
-        a loss is no longer finite
+        a loss is no longer finite, RuntimeError at the start if the checkpoint's folder cannot be written
     """
     check_data(gan, data, gan.discriminator.classes)
     players = {"discriminator": (gan.discriminator, ADAM), "generator": (gan.generator, ADAM)}
@@ -137,7 +144,7 @@ def by_turns(
     lr: float,
     batch_size: int,
     seed: int,
-    checkpoint: Path | None,
+    checkpoint: str | Path | Checkpoint | None,
 ) -> list[dict]:
     """The loop of `fit_gan`, for networks in `model` that take a step each per batch; returns one dict per epoch.
 
@@ -146,30 +153,31 @@ def by_turns(
     """
     if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
+    checkpoint, device = Checkpoint.of(checkpoint), data.images.device
     torch.manual_seed(seed)
-    orders, device = [torch.Generator().manual_seed(seed)], data.images.device
+    order = torch.Generator().manual_seed(seed)
     total = epochs * -(-len(data) // batch_size)
+    optimisers = {name: torch.optim.Adam(part.parameters(), lr=lr, **options) for name, (part, options) in players.items()}
+    settings = {"seed": seed, "epochs": epochs, "lr": lr, "batch_size": batch_size, "step": step}
+    about = {} if checkpoint is None else account(model, *data.xy, optimisers, **settings)
     parts: dict = {"model": model}
-    for name, (part, options) in players.items():
-        optimiser = torch.optim.Adam(part.parameters(), lr=lr, **options)
+    for name, optimiser in optimisers.items():
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: training.linear(min(step, total - 1) / total))
         parts |= {name: optimiser, f"{name}_rate": rate}
-    history: list[dict] = []
-    if checkpoint is not None and checkpoint.exists():
-        [history] = training.resume(checkpoint, parts, orders, device)
+    history = restore(checkpoint, about, parts, order)
     saved = time.monotonic()
     for epoch in range(len(history), epochs):
         model.train()
         started = time.monotonic()
         running = torch.zeros(len(losses), device=device, dtype=torch.float64)
-        for index in torch.randperm(len(data), generator=orders[0]).to(device).split(batch_size):
+        for index in torch.randperm(len(data), generator=order).to(device).split(batch_size):
             running += step(model, data.images[index], data.labels[index], parts) * len(index)
         means = (running / len(data)).tolist()
         if not all(map(math.isfinite, means)):
             raise FloatingPointError(f"the losses became {means} in epoch {epoch + 1}: lower the learning rate ({lr})")
         history.append(dict(zip(losses, means, strict=True)) | {"seconds": round(time.monotonic() - started, 3)})
         if checkpoint is not None and epoch + 1 < epochs and time.monotonic() - saved >= training.CHECKPOINT_SECONDS:
-            training.save(checkpoint, parts, orders, [history])
+            store(checkpoint, about, parts, order, history)
             saved = time.monotonic()
     return history
 

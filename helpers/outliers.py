@@ -21,7 +21,7 @@ def with_outliers(
 
     outliers : images (M, C, H, W) in [0, 1] of none of the classes
     generator : draws them; None: torch's global one, which `fit` seeds and its checkpoints hold: then a resumed training is the
-        uninterrupted one. Networks do not train together on what draws
+        uninterrupted one
     raises ValueError for no outliers, values that are no finite float, or settings out of range; the objective for images of
         another shape
     """

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from helpers import calibrated as module
+from helpers import gan as game
 from helpers import training
 from helpers.calibrated import fit_calibrated, uniform_divergence
 from helpers.data import Split
@@ -74,7 +74,7 @@ def test_the_first_losses_are_the_papers_formulas(beta):
 
 def test_each_network_moves_down_its_own_loss_alone(monkeypatch):
     """The generator's penalty moves no weight of the classifier, nor the classifier's loss one of the generator."""
-    norms, descend = {}, module.game.descend
+    norms, descend = {}, game.descend
 
     def watched(loss, parts, name):
         before = {k: v.clone() for k, v in parts["model"].state_dict().items() if "running" not in k and "num_" not in k}
@@ -83,19 +83,19 @@ def test_each_network_moves_down_its_own_loss_alone(monkeypatch):
         norms.setdefault(name, set()).update(k.split(".")[:2][-1 if "gan" in k else 0] for k in before
                                              if not torch.equal(before[k], after[k]))  # fmt: skip
 
-    monkeypatch.setattr(module.game, "descend", watched)
+    monkeypatch.setattr(game, "descend", watched)
     fitted(epochs=1)
     assert norms == {name: {name} for name in ("discriminator", "generator", "classifier")}
 
 
 def test_the_players_have_the_adam_of_gans_and_the_classifier_torchs_own(monkeypatch):
-    betas, descend = {}, module.game.descend
+    betas, descend = {}, game.descend
 
     def watched(loss, parts, name):
         betas[name] = {group["betas"] for group in parts[name].param_groups}
         descend(loss, parts, name)
 
-    monkeypatch.setattr(module.game, "descend", watched)
+    monkeypatch.setattr(game, "descend", watched)
     fitted(epochs=1)
     assert betas == {"discriminator": {(0.5, 0.999)}, "generator": {(0.5, 0.999)}, "classifier": {(0.9, 0.999)}}
 
@@ -120,23 +120,43 @@ def test_the_seed_decides_the_result():
     assert torch.equal(first, again) and losses == losses_again and not torch.equal(first, other)
 
 
-def test_an_interrupted_training_continues_to_the_same_result(tmp_path, monkeypatch):
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """Makes the first training stop in the middle of its second epoch: (checkpoint, a list that grows with each step)."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    expected, losses = fitted()
-    step, calls, checkpoint = module._step, [], tmp_path / "a.pt"
+    descend, steps = game.descend, []
 
-    def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 6:  # in the middle of the second epoch
+    def stop(*arguments):
+        steps.append(1)
+        if len(steps) == 3 * 5 + 2:  # three players, four batches
             raise Interruption
-        return step(*arguments, **options)
+        descend(*arguments)
 
-    monkeypatch.setattr(module, "_step", interrupted)
+    monkeypatch.setattr(game, "descend", stop)
+    return tmp_path / "a.pt", steps
+
+
+def test_an_interrupted_training_continues_to_the_same_result(interrupted):
+    checkpoint, steps = interrupted
     with pytest.raises(Interruption):
         fitted(checkpoint=checkpoint)
     torch.manual_seed(99)
     state, continued = fitted(pair(seed=7), checkpoint=checkpoint)
-    assert len(calls) == 6 + 8 and torch.equal(state, expected) and continued == losses
+    assert len(steps) == 17 + 2 * 12
+    expected, losses = fitted()
+    assert torch.equal(state, expected) and continued == losses
+
+
+@pytest.mark.parametrize("name", ["beta", "seed", "lr", "epochs", "data"])
+def test_a_checkpoint_of_another_training_is_not_continued(interrupted, name):
+    checkpoint, _ = interrupted
+    other = {"beta": 0.5, "seed": 1, "lr": 2e-3, "epochs": 4, "data": toy(63)}[name]
+    with pytest.raises(Interruption):
+        fitted(checkpoint=checkpoint, **{name: other})
+    with pytest.warns(UserWarning, match=f"{name} was .*: the training starts anew"):
+        state, continued = fitted(checkpoint=checkpoint)
+    expected, losses = fitted()
+    assert torch.equal(state, expected) and continued == losses
 
 
 def test_what_does_not_fit_is_refused():

@@ -129,21 +129,28 @@ def test_an_interrupted_training_continues_to_the_same_network_and_buffer(tmp_pa
     settings = {"epochs": 3, "lr": 1e-3, "batch_size": 20, "optimiser": torch.optim.Adam, "seed": 4}
     whole = model()
     expected = fit(whole, toy(), jem_objective(steps=2), **settings)
-    objective, calls = jem_objective(steps=2), []
 
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 5:
+    def stop(epoch, _):
+        if epoch == 2:
             raise KeyboardInterrupt
-        return objective(*arguments)
 
-    with pytest.raises(KeyboardInterrupt):
-        fit(model(), toy(), interrupted, checkpoint=tmp_path / "a.pt", **settings)
+    def interrupted(objective):
+        (tmp_path / "a.pt").unlink(missing_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model(), toy(), objective, checkpoint=tmp_path / "a.pt", after_epoch=stop, **settings)
+
+    def continued(network):
+        history = fit(network, toy(), jem_objective(steps=2), checkpoint=tmp_path / "a.pt", **settings)
+        assert [e["loss"] for e in history] == [e["loss"] for e in expected]
+        assert all(torch.equal(v, whole.state_dict()[name]) for name, v in network.state_dict().items())
+
     again = model(seed=9)
     again.buffer.images.zero_()
-    history = fit(again, toy(), objective, checkpoint=tmp_path / "a.pt", **settings)
-    assert [e["loss"] for e in history] == [e["loss"] for e in expected]
-    assert all(torch.equal(v, whole.state_dict()[name]) for name, v in again.state_dict().items())
+    interrupted(jem_objective(steps=2))
+    continued(again)
+    interrupted(jem_objective(steps=3))
+    with pytest.warns(UserWarning, match="objective steps was 3, is now 2"):
+        continued(model())
 
 
 def test_a_training_that_diverges_is_stopped_with_advice(monkeypatch):

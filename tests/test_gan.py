@@ -1,12 +1,14 @@
 """The conditional GAN: what it draws has the wanted shape, range and class, and training is decided by its seed."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers import gan as module
 from helpers import training
+from helpers.checkpoints import Checkpoint
 from helpers.data import Split
 from helpers.gan import GAN, Discriminator, Generator, fit_gan
 
@@ -106,39 +108,80 @@ def test_the_seed_decides_the_result():
     assert not torch.equal(first, other) and first_losses != other_losses
 
 
-@pytest.mark.parametrize("stops", [[1], [3], [1, 2]], ids=str)
-def test_an_interrupted_training_continues_to_the_same_result(tmp_path, monkeypatch, stops):
+@pytest.fixture
+def stop(monkeypatch):
+    """Sets after how many epochs a training stops, in the middle of the next one; None: it runs through. Counts the steps."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    expected, expected_losses = fitted()
-    step, calls, checkpoint = module._step, [], tmp_path / "folder" / "a.pt"
+    descend, self = module.descend, SimpleNamespace(after=None, steps=0)
 
     def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == limit:
+        self.steps += 1
+        if self.after is not None and self.steps == 8 * self.after + 3:  # two players, four batches
             raise Interruption
-        return step(*arguments)
+        descend(*arguments)
 
-    monkeypatch.setattr(module, "_step", interrupted)
-    for stop, done in zip(stops, [0, *stops], strict=False):
-        calls.clear()
-        limit = 4 * (stop - done) + 2  # in the middle of the epoch after `stop`
-        with pytest.raises(Interruption):
-            fitted(checkpoint=checkpoint)
-        assert [p.name for p in checkpoint.parent.iterdir()] == ["a.pt"]
-    calls.clear()
-    limit = math.inf
+    monkeypatch.setattr(module, "descend", interrupted)
+    return self
+
+
+def interrupted(stop, checkpoint, after, **options):
+    stop.after, stop.steps = after, 0
+    with pytest.raises(Interruption):
+        fitted(checkpoint=checkpoint, **options)
+    assert [p.name for p in Checkpoint.of(checkpoint).path.parent.iterdir()] == ["a.pt"]
+    stop.after, stop.steps = None, 0
+
+
+@pytest.mark.parametrize("stops", [[1], [3], [1, 2]], ids=str)
+def test_an_interrupted_training_continues_to_the_same_result(tmp_path, stop, stops):
+    expected, expected_losses = fitted()
+    checkpoint = tmp_path / "folder" / "a.pt"
+    for after, done in zip(stops, [0, *stops], strict=False):
+        interrupted(stop, checkpoint, after - done)
     torch.manual_seed(99)  # the process that continues is another one
     state, losses = fitted(small(seed=7), checkpoint=checkpoint)
-    assert len(calls) == 4 * (4 - stops[-1]), "finished epochs were computed again, or skipped"
+    assert stop.steps == 8 * (4 - stops[-1]), "finished epochs were computed again, or skipped"
     assert torch.equal(state, expected) and losses == expected_losses
 
 
-def test_a_short_training_writes_no_checkpoint_and_a_damaged_one_is_named(tmp_path):
-    fitted(checkpoint=tmp_path / "a.pt")
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ({"seed": 1}, "seed was 1, is now 0"),
+        ({"lr": 2e-3}, "lr was 0.002, is now 0.001"),
+        ({"epochs": 5}, "epochs was 5, is now 4"),
+        ({"batch_size": 16}, "batch_size was 16, is now 20"),
+        ({"data": toy(63)}, "data was 63 samples"),
+        ({"gan": GAN((1, 8, 8), 2, latent=5, width=8)}, "network was"),
+        ({"identity": "a"}, "identity was a, is now"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_checkpoint_of_another_training_is_not_continued(tmp_path, stop, before, words):
+    expected, expected_losses = fitted()
+    path = tmp_path / "a.pt"
+    options = {name: value for name, value in before.items() if name != "identity"}
+    interrupted(stop, Checkpoint(path, identity=before.get("identity", "")), 2, **options)
+    with pytest.warns(UserWarning, match=words):
+        state, losses = fitted(checkpoint=path)
+    assert torch.equal(state, expected) and losses == expected_losses
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_short_training_writes_no_checkpoint_and_a_damaged_one_is_not_continued(tmp_path):
+    expected, _ = fitted(checkpoint=tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a.pt").write_bytes(b"garbage")
-    with pytest.raises(RuntimeError, match=r"a\.pt cannot be continued from"):
-        fitted(checkpoint=tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=r"a\.pt cannot be read .*: the training starts anew"):
+        state, _ = fitted(checkpoint=tmp_path / "a.pt")
+    assert torch.equal(state, expected)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(tmp_path, stop):
+    (tmp_path / "file").touch()
+    with pytest.raises(RuntimeError, match="cannot write checkpoints into"):
+        fitted(checkpoint=tmp_path / "file" / "a.pt")
+    assert stop.steps == 0
 
 
 def test_training_leaves_both_in_training_mode_with_all_weights_free():

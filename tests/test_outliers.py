@@ -1,12 +1,14 @@
 """Training with outliers: the objective against outlier exposure's formula, and what it does to a network."""
 
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from helpers import training
 from helpers.data import Split
 from helpers.outliers import with_outliers
 from helpers.training import fit
@@ -83,3 +85,27 @@ def test_bad_settings_are_refused():
         with_outliers(outliers[..., :1])(network(), x, y)
     with pytest.raises(ValueError, match="labels must be int64"):
         with_outliers(outliers)(network(), x, y[:3])
+
+
+def test_a_training_with_other_outliers_or_another_weight_is_not_continued(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    data, other = Split("toy/train", *batch(30), tuple("abc")), batch(20, seed=1)[0]
+
+    def stop(epoch, _):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    def fitted(*arguments, **options):
+        model = network()
+        fit(model, data, with_outliers(*arguments), epochs=4, lr=0.1, batch_size=10, seed=0, **options)
+        return torch.cat([w.flatten() for w in model.parameters()])
+
+    for before, words in (((other, 0.7), "weight was 0.7"), ((1 - other, 0.5), "outliers was"), ((other, 0.5), None)):
+        (tmp_path / "a.pt").unlink(missing_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(*before, checkpoint=tmp_path / "a.pt", after_epoch=stop)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            weights = fitted(other, 0.5, checkpoint=tmp_path / "a.pt")
+        assert torch.equal(weights, fitted(other, 0.5))
+        assert [words in str(w.message) for w in caught] == ([] if words is None else [True])

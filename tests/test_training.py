@@ -1,9 +1,14 @@
 """The training loop: it learns, its seed decides everything random, and an interruption changes nothing."""
 
+import copy
+import hashlib
+import io
 import math
+import os
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +19,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from helpers import models, training
+from helpers.checkpoints import Checkpoint
 from helpers.data import Split
-from helpers.losses import hr_loss
 from helpers.metrics import accuracy
 from helpers.training import fit, shorten
 
@@ -233,10 +238,6 @@ def test_a_gradient_that_is_longer_than_clip_is_shortened_to_it(clip):
 
 def test_a_clip_above_the_norm_changes_nothing():
     assert torch.equal(fitted(clip=1e3)[0], fitted()[0])
-    networks, expected = [smooth(0), smooth(1)], [smooth(0), smooth(1)]
-    for both, clip in ((networks, 1e3), (expected, None)):
-        fit(both, toy(), loss, epochs=3, lr=0.1, batch_size=16, seed=[0, 1], clip=clip)
-    assert all(torch.equal(state(a), state(b)) for a, b in zip(networks, expected, strict=True))
 
 
 def test_clipping_is_that_of_torch_at_every_step():
@@ -262,22 +263,19 @@ def test_the_norm_is_that_of_the_groups_together_and_of_no_frozen_weights():
     assert steps(model, objective=tens, parameters=groups, clip=0.25).norm().item() == pytest.approx(0.25, rel=1e-5)
 
 
-def test_each_network_has_a_norm_of_its_own():
+@pytest.mark.parametrize("scale", [100.0, 1e-3, 1.0, 0.0])
+def test_gradients_are_shortened_as_torch_does_it_and_short_ones_stay_as_they_are(scale):
     generator = torch.Generator().manual_seed(0)
-    shapes, scales = ((2, 3, 4), (5,), (1, 1)), torch.tensor([100.0, 1e-3, 1.0, 0.0])
-    gradients = [torch.randn(4, *s, generator=generator) * scales.view(-1, *[1] * len(s)) for s in shapes]
-    before = [g.clone() for g in gradients]
+    gradients = [scale * torch.randn(s, generator=generator) for s in ((3, 4), (5,), (1, 1), ())]
+    before, weights = [g.clone() for g in gradients], [nn.Parameter(torch.zeros(g.shape)) for g in gradients]
+    for w, g in zip(weights, before, strict=True):
+        w.grad = g.clone()
+    norm = nn.utils.clip_grad_norm_(weights, 0.7)
     shorten(gradients, 0.7)
-    for i in range(4):
-        alone = [nn.Parameter(torch.zeros(s)) for s in shapes]
-        for w, g in zip(alone, before, strict=True):
-            w.grad = g[i].clone()
-        norm = nn.utils.clip_grad_norm_(alone, 0.7)
-        for w, g in zip(alone, gradients, strict=True):
-            torch.testing.assert_close(g[i], w.grad, rtol=1e-5, atol=0)
-        after = math.sqrt(sum(g[i].square().sum().item() for g in gradients))
-        assert after == pytest.approx(min(norm.item(), 0.7), rel=1e-5)
-    assert all(torch.equal(g[[1, 3]], b[[1, 3]]) for g, b in zip(gradients, before, strict=True)), "short ones stay as they are"
+    for w, g in zip(weights, gradients, strict=True):
+        torch.testing.assert_close(g, w.grad, rtol=1e-5, atol=0)
+    assert math.sqrt(sum(g.square().sum().item() for g in gradients)) == pytest.approx(min(norm.item(), 0.7), rel=1e-5)
+    assert norm > 0.7 or all(torch.equal(g, b) for g, b in zip(gradients, before, strict=True))
 
 
 @pytest.mark.parametrize("clip", [0, -1.0, math.nan, math.inf])
@@ -400,16 +398,16 @@ def test_an_interrupted_training_continues_with_the_groups_it_had(checkpoint):
 
 def test_an_interruption_within_an_epoch_loses_that_epoch_only(checkpoint):
     expected, expected_losses = fitted()
-    calls = []
+    model, calls = network(), []
 
-    def interrupted(model, x, y):
+    def interrupt(*_):
         calls.append(1)
         if len(calls) == 4 * 3 + 2:
             raise Interruption
-        return loss(model, x, y)
 
+    model.register_forward_pre_hook(interrupt)
     with pytest.raises(Interruption):
-        fitted(checkpoint=checkpoint, objective=interrupted)
+        fitted(model, checkpoint=checkpoint)
     finished = []
     weights, losses = fitted(network(seed=7), checkpoint=checkpoint, after_epoch=lambda epoch, _: finished.append(epoch))
     assert finished == [4, 5, 6]
@@ -429,17 +427,182 @@ def test_a_short_training_writes_no_checkpoint(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "another network"])
-def test_a_checkpoint_that_cannot_be_used_is_named(checkpoint, damage):
+def interrupted(checkpoint, model=None, **options):
+    """Leave the checkpoint of a training that stopped after its third epoch."""
+    Checkpoint.of(checkpoint).unlink()
     with pytest.raises(Interruption):
-        fitted(checkpoint=checkpoint, after_epoch=stop_after(2))
+        fitted(model, checkpoint=checkpoint, after_epoch=stop_after(3), **options)
+
+
+def continued(checkpoint, model=None, **options):
+    """(what `fitted` returns, the epochs that were trained, the warnings) of a training that finds a checkpoint."""
+    finished = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = fitted(model, checkpoint=checkpoint, after_epoch=lambda epoch, _: finished.append(epoch), **options)
+    assert not [p for p in Checkpoint.of(checkpoint).path.parent.iterdir() if p.name != "a.pt"]
+    return result, finished, [str(w.message) for w in caught]
+
+
+def anew(checkpoint, model=None, **options):
+    """The one warning of a training that must become what it becomes without the checkpoint."""
+    expected = fitted(copy.deepcopy(model), **options)
+    (weights, losses), finished, [message] = continued(checkpoint, model, **options)
+    assert torch.equal(weights, expected[0]) and losses == expected[1] and finished[0] == 1
+    assert "\n" not in message and message.endswith(": the training starts anew")
+    return message
+
+
+def changed(images=0, labels=0):
+    data = toy()
+    data.images[7, 0, 0, 0] += images
+    data.labels[7] = (data.labels[7] + labels) % 3
+    return data
+
+
+def halved(progress):
+    return 1.0 if progress < 0.5 else 0.5
+
+
+def scaled(model, x, y, by):
+    return by * loss(model, x, y)
+
+
+def closed(by):
+    return lambda model, x, y: by * loss(model, x, y)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"seed": 1}, {}, "seed was 1, is now 0"),
+        ({"lr": 0.2}, {}, "lr was 0.2, is now 0.1"),
+        ({"epochs": 7}, {}, "epochs was 7, is now 6"),
+        ({}, {"epochs": 7}, "epochs was 6, is now 7"),
+        ({}, {"epochs": 2}, "epochs was 6, is now 2"),
+        ({"batch_size": 15}, {}, "batch_size was 15, is now 16"),
+        ({"momentum": 0.8}, {}, "optimiser 0 momentum was 0.8, is now 0.9"),
+        ({"optimiser": torch.optim.Adam}, {}, "optimiser kind was Adam, is now SGD"),
+        ({"optimiser": partial(torch.optim.Adam, betas=(0.5, 0.9))}, {"optimiser": torch.optim.Adam}, "optimiser 0 betas was"),
+        ({"clip": 0.5}, {}, "clip was 0.5, is now missing"),
+        ({"schedule": training.cosine}, {}, "schedule was cosine, is now linear"),
+        ({"schedule": halved}, {"schedule": lambda progress: halved(progress)}, "schedule was halved"),
+        ({"data": toy(57)}, {}, "data was 57 samples"),
+        ({"data": changed(images=1e-4)}, {}, "data was 60 samples"),
+        ({"data": changed(labels=1)}, {}, "data was 60 samples"),
+        ({"objective": tens}, {}, "objective was tens, is now loss"),
+        ({"objective": partial(scaled, by=2)}, {"objective": partial(scaled, by=3)}, "objective by was 2, is now 3"),
+        ({"objective": closed(2)}, {"objective": closed(3)}, "objective by was 2, is now 3"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_checkpoint_of_another_training_is_not_continued(checkpoint, before, now, words):
+    interrupted(checkpoint, **before)
+    assert words in anew(checkpoint, **now)
+
+
+def other_network(kind):
+    model = network()
+    if kind == "other layers":
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    if kind == "other activation":
+        model[2] = nn.Tanh()
+    if kind == "other dropout":
+        model[3].p = 0.4
+    if kind == "frozen":
+        model[1].weight.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["other layers", "other activation", "other dropout", "frozen"])
+def test_a_checkpoint_of_another_architecture_is_not_continued(checkpoint, kind):
+    interrupted(checkpoint)
+    assert "network was" in anew(checkpoint, other_network(kind))
+
+
+def test_a_checkpoint_of_other_parameter_groups_is_not_continued(checkpoint):
+    def groups(model, decay, layers=(1, 4)):
+        return [{"params": list(model[layer].parameters()), "weight_decay": decay} for layer in layers]
+
+    def run(*wanted):
+        model = network()
+        return fitted(model, parameters=groups(model, *wanted))[0]
+
+    model = network()
+    interrupted(checkpoint, model, parameters=groups(model, 0.3))
+    for wanted in ((0.2,), (0.3, (4, 1)), (0.3, (1,))):
+        model = network()
+        (weights, _), finished, [message] = continued(checkpoint, model, parameters=groups(model, *wanted))
+        assert finished[0] == 1 and "optimiser" in message and torch.equal(weights, run(*wanted))
+        model = network()
+        interrupted(checkpoint, model, parameters=groups(model, 0.3))
+
+
+def test_the_code_that_made_a_checkpoint_counts_where_the_caller_names_it(checkpoint):
+    def at(**names):
+        return Checkpoint(checkpoint, **{"identity": "a", "commit": "1", **names})
+
+    interrupted(at())
+    assert continued(at())[1:] == ([4, 5, 6], [])
+    interrupted(at(identity="b"))
+    assert "identity was b, is now a" in anew(at())
+    interrupted(at())
+    assert "commit was 1, is now 2" in anew(at(commit="2"))
+    interrupted(at())
+    assert "identity was a, is now ; commit was 1, is now " in anew(checkpoint)
+
+
+def test_a_checkpoint_of_another_torch_is_not_continued(checkpoint, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "1.0")
+        interrupted(checkpoint)
+    assert "torch was 1.0, is now" in anew(checkpoint)
+
+
+def test_the_same_settings_in_other_words_are_the_same(checkpoint):
+    """Numbers of numpy's, a path as text, functions and data that were made again."""
+    interrupted(checkpoint, objective=closed(2), lr=0.1, clip=2, optimiser=partial(torch.optim.SGD, momentum=0.9))
+    other = {"lr": np.float64(0.1), "clip": 2.0, "epochs": np.int64(6)}
+    other["optimiser"] = partial(torch.optim.SGD, momentum=np.float64(0.9))
+    _, finished, messages = continued(str(checkpoint), objective=closed(2), **other)
+    assert finished == [4, 5, 6] and not messages
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "a bit", "a plain file of torch's", "a folder"])
+def test_a_damaged_checkpoint_is_not_continued(checkpoint, damage):
+    interrupted(checkpoint)
     content = checkpoint.read_bytes()
-    checkpoint.write_bytes(
-        {"truncated": content[: len(content) // 2], "garbage": b"garbage" * 99, "empty": b""}.get(damage, content)
-    )
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) if damage == "another network" else network()
-    with pytest.raises(RuntimeError, match=r"(?s)a\.pt cannot be continued from .*delete it to train from the start"):
-        fitted(model, checkpoint=checkpoint)
+    if damage == "a folder":
+        checkpoint.unlink()
+        checkpoint.mkdir()
+    elif damage == "a plain file of torch's":
+        torch.save({"model": network().state_dict()}, checkpoint)
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        kinds = {"truncated": content[:middle], "garbage": b"garbage" * 99, "empty": b"", "a bit": flipped}
+        checkpoint.write_bytes(kinds[damage])
+    if damage == "a folder":
+        _, finished, messages = continued(checkpoint)
+        assert finished[0] == 1 and "cannot be read" in messages[0] and "could not write" in messages[1] and len(messages) == 2
+    else:
+        assert "cannot be read" in anew(checkpoint)
+        interrupted(checkpoint)
+        assert continued(checkpoint)[1:] == ([4, 5, 6], [])
+
+
+@pytest.mark.parametrize("lacks", ["model", "optimiser", "rate", "order", "rng", "history"])
+def test_a_checkpoint_whose_state_does_not_fit_leaves_the_training_as_it_was(checkpoint, monkeypatch, lacks):
+    load = Checkpoint.resume
+
+    def incomplete(self, about):
+        state = load(self, about)
+        state["parts"].pop(lacks, None) or state.pop(lacks)
+        return state
+
+    interrupted(checkpoint)
+    monkeypatch.setattr(Checkpoint, "resume", incomplete)
+    assert "does not fit" in anew(checkpoint, network())
 
 
 def test_a_checkpoint_runs_no_code(checkpoint, tmp_path):
@@ -448,261 +611,66 @@ def test_a_checkpoint_runs_no_code(checkpoint, tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     checkpoint.parent.mkdir(parents=True)
-    torch.save({"model": Payload()}, checkpoint)
-    with pytest.raises(RuntimeError, match="cannot be continued from"):
-        fitted(checkpoint=checkpoint)
+    file = io.BytesIO()
+    torch.save({"about": "{}", "state": Payload()}, file)
+    checkpoint.write_bytes(hashlib.sha256(file.getvalue()).digest() + file.getvalue())
+    assert "cannot be read" in anew(checkpoint)
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
-def test_a_disk_that_is_full_is_named_and_the_last_checkpoint_survives(checkpoint, monkeypatch, error):
-    with pytest.raises(Interruption):
-        fitted(checkpoint=checkpoint, after_epoch=stop_after(2))
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (os, "replace"), (torch, "save")], ids=str)
+def test_a_disk_that_is_full_costs_one_warning_and_neither_the_network_nor_the_last_checkpoint(
+    checkpoint, monkeypatch, module, name
+):
+    interrupted(checkpoint)
     before = checkpoint.read_bytes()
-
-    def full(state, path):
-        path.write_bytes(b"the beginning")
-        raise error
-
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
-        with pytest.raises(RuntimeError, match=r"could not write .*a\.pt \(.*: free some space"):
-            fitted(checkpoint=checkpoint)
-    assert [p.name for p in checkpoint.parent.iterdir()] == ["a.pt"]
+        patch.setattr(Checkpoint, "check_folder", lambda self: None)  # the disk fills up later
+        patch.setattr(module, name, full)
+        (weights, losses), finished, messages = continued(checkpoint)
+    assert [f"could not write {checkpoint}" in m and "No space left" in m for m in messages] == [True]
+    assert finished == [4, 5, 6] and torch.equal(weights, fitted()[0]) and losses == fitted()[1]
     assert checkpoint.read_bytes() == before
-    assert torch.equal(fitted(checkpoint=checkpoint)[0], fitted()[0])
+    assert continued(checkpoint)[1] == [4, 5, 6]
 
 
-# several networks at once
+def test_a_file_that_may_not_grow_costs_one_warning(checkpoint):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        (weights, _), finished, messages = continued(checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(messages) == 1 and "goes on without a checkpoint" in messages[0]
+    assert finished == [1, 2, 3, 4, 5, 6] and torch.equal(weights, fitted()[0])
 
 
-def conv_network():
-    layers = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
-    return nn.Sequential(*layers)
-
-
-BUILDS = {
-    "mlp": lambda: models.mlp(48, (6, 5), 3),
-    "convolution and BatchNorm": conv_network,
-    "resnet": lambda: models.resnet(1, (2, 3, 4), classes=3, mean=(0.1, 0.2, 0.3)),
-}
-
-
-def colours(n=40):
-    """In float64, where rounding cannot hide a difference."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(n) % 3
-    images = 0.5 * torch.rand(n, 3, 4, 4, generator=generator, dtype=torch.float64)
-    images[range(n), labels] += 0.3
-    return Split("colours/train", images, labels, tuple("abc"))
-
-
-def several(build="mlp", seeds=(0, 1, 2)):
-    networks = []
-    for seed in seeds:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            networks.append(BUILDS[build]().double())
-    return networks
-
-
-SEEDS = [5, 6, 7]
-OPTIONS = {"epochs": 4, "lr": 0.1, "batch_size": 16}
-
-
-def together(networks, *, objective=loss, seed=SEEDS, **options):
-    return fit(networks, colours(), objective, seed=seed, **{**OPTIONS, **options})
-
-
-def one_after_the_other(networks, *, objective=loss, **options):
-    return [fit(n, colours(), objective, seed=s, **{**OPTIONS, **options}) for n, s in zip(networks, SEEDS, strict=True)]
-
-
-def losses(histories):
-    return [[epoch["loss"] for epoch in history] for history in histories]
-
-
-def assert_same(networks, expected, rtol=1e-9):
-    for a, b in zip(networks, expected, strict=True):
-        torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=rtol, atol=1e-12 if rtol else 0)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param({}, id="as it stands"),
-        pytest.param({"momentum": 0.0, "schedule": lambda _: 1.0, "batch_size": 40}, id="without momentum"),
-        pytest.param({"momentum": 0.5, "schedule": lambda done: 1.0 if done < 0.5 else 0.1, "clip": 0.3}, id="clip, schedule"),
-    ],
-)
-@pytest.mark.parametrize("build", BUILDS)
-def test_networks_that_train_at_once_become_what_they_become_one_after_the_other(build, options):
-    networks, expected, before = several(build), several(build), several(build)
-    histories, expected_histories = together(networks, **options), one_after_the_other(expected, **options)
-    assert_same(networks, expected)
-    for a, b in zip(losses(histories), losses(expected_histories), strict=True):
-        assert a == pytest.approx(b, rel=1e-9)
-    for network, start in zip(networks, before, strict=True):
-        assert all(not torch.equal(v, start.state_dict()[k]) for k, v in network.state_dict().items())
-
-
-def test_networks_that_train_at_once_take_the_hr_loss_of_their_own_batch():
-    def objective(model, x, y):
-        return hr_loss(model(x), y, alpha=1.6)
-
-    networks, expected = several(), several()
-    together(networks, objective=objective)
-    one_after_the_other(expected, objective=objective)
-    assert_same(networks, expected)
-
-
-def test_the_seeds_decide_the_orders_of_networks_that_train_at_once():
-    same = several(seeds=(0, 0, 0))
-    together(same, seed=[5, 6, 5])
-    first, other, again = map(state, same)
-    assert torch.equal(first, again) and not torch.allclose(first, other)
-
-
-def test_the_buffers_of_networks_that_train_at_once_count_their_batches():
-    networks = several("resnet")
-    for network in networks:
-        network.eval()
-    together(networks)
-    assert {network[2].num_batches_tracked.item() for network in networks} == {4 * 3}
-    means = [network[2].running_mean for network in networks]
-    assert not torch.allclose(means[0], means[1]) and not torch.allclose(means[1], means[2])
-
-
-def test_each_of_several_networks_has_its_history():
-    networks = several()
-    histories = together(networks, after_epoch=lambda epoch, network: {"epoch": epoch, "which": networks.index(network)})
-    assert [[(epoch["epoch"], epoch["which"]) for epoch in history] for history in histories] == [
-        [(epoch, i) for epoch in range(1, 5)] for i in range(3)
-    ]
-    assert all(epoch.keys() == {"loss", "seconds", "epoch", "which"} for history in histories for epoch in history)
-    assert [history[1]["seconds"] for history in histories] == 3 * [histories[0][1]["seconds"]]
-    assert {type(v) for history in histories for epoch in history for v in epoch.values()} == {float}
-
-
-def test_a_list_of_one_network_is_a_list_still():
-    networks, expected = several(seeds=(0,)), several(seeds=(0,))
-    (history,) = together(networks, seed=[5])
-    alone = fit(expected[0], colours(), loss, seed=5, **OPTIONS)
-    assert_same(networks, expected)
-    assert losses([history])[0] == pytest.approx(losses([alone])[0], rel=1e-9)
-
-
-def test_networks_that_train_at_once_share_the_seconds(monkeypatch):
-    clock = iter(range(100))
-    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
-    histories = together(several(), epochs=1)
-    assert [history[0]["seconds"] for history in histories] == 3 * [round(1 / 3, 3)]
-
-
-@pytest.mark.parametrize("build", BUILDS)
-def test_after_epoch_sees_each_of_several_networks_as_it_is_by_then(build):
-    def watch(seen):
-        def after_epoch(epoch, network):
-            seen.append((epoch, id(network), state(network).clone()))
-            network.eval()
-
-        return after_epoch
-
-    networks, seen, expected, expected_seen = several(build), [], several(build), []
-    together(networks, after_epoch=watch(seen))
-    one_after_the_other(expected, after_epoch=watch(expected_seen))
-    assert [(epoch, i) for epoch, i, _ in seen] == [(epoch, id(n)) for epoch in range(1, 5) for n in networks]
-    expected_seen.sort(key=lambda e: e[0])
-    for (_, _, a), (_, _, b) in zip(seen, expected_seen, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("stops", [[1], [2, 3]], ids=str)
-def test_interrupted_networks_continue_at_once_to_the_same_result(checkpoint, build, stops):
-    expected = several(build)
-    expected_losses = losses(together(expected, clip=0.3))
-    for stop in stops:
-        with pytest.raises(Interruption):
-            together(several(build, seeds=(7, 8, 9)) if stop > stops[0] else several(build), clip=0.3,
-                     checkpoint=checkpoint, after_epoch=stop_after(stop))  # fmt: skip
-        assert [p.name for p in checkpoint.parent.iterdir()] == ["a.pt"]
-    torch.manual_seed(99)
-    networks, finished = several(build, seeds=(7, 8, 9)), []
-    histories = together(networks, clip=0.3, checkpoint=checkpoint, after_epoch=lambda epoch, _: finished.append(epoch))
-    assert finished == [epoch for epoch in range(stops[-1] + 1, 5) for _ in range(3)]
-    assert_same(networks, expected, rtol=0)
-    assert losses(histories) == expected_losses
-
-
-def test_an_interruption_between_two_networks_loses_that_epoch_of_both(checkpoint):
-    def after_epoch(epoch, network):
-        measured.append(epoch)
-        if len(measured) == 8:
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(checkpoint):
+    def delete(epoch, _):
+        if epoch == 3:
+            checkpoint.unlink()
+            checkpoint.parent.rmdir()
+        if epoch == 5:
             raise Interruption
 
-    measured, expected = [], several()
-    expected_losses = losses(together(expected))
     with pytest.raises(Interruption):
-        together(several(), checkpoint=checkpoint, after_epoch=after_epoch)
-    networks = several(seeds=(7, 8, 9))
-    histories = together(networks, checkpoint=checkpoint, after_epoch=after_epoch)
-    assert measured == [1, 1, 1, 2, 2, 2, 3, 3, *3 * [3], *3 * [4]]
-    assert_same(networks, expected, rtol=0)
-    assert losses(histories) == expected_losses
+        fitted(checkpoint=checkpoint, after_epoch=delete)
+    assert continued(checkpoint)[1] == [5, 6]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_a_checkpoint_of_another_number_of_networks_is_named(checkpoint, count):
-    with pytest.raises(Interruption):
-        together(several(), checkpoint=checkpoint, after_epoch=stop_after(2))
-    networks = several(seeds=range(count))
-    with pytest.raises(RuntimeError, match=r"(?s)a\.pt cannot be continued from .*delete it to train from the start"):
-        together(networks, seed=list(range(count)), checkpoint=checkpoint)
-    with pytest.raises(RuntimeError, match=r"(?s)a\.pt cannot be continued from"):
-        fit(networks[0], colours(), loss, seed=0, checkpoint=checkpoint, **OPTIONS)
-
-
-def test_one_network_that_diverges_stops_those_that_train_with_it():
-    networks = several()
-    with torch.no_grad():
-        networks[1][1].weight.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=r"nan.* in epoch 1: lower the learning rate \(0.1\)"):
-        together(networks)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [models.mlp(48, (6, 4), 3), models.mlp(48, (6,), 3), models.mlp(48, (6, 5, 3), 3), conv_network()],
-    ids=["other width", "a layer less", "a layer more", "another kind"],
-)
-def test_networks_of_different_architectures_cannot_train_at_once(other):
-    networks = [*several(seeds=(0, 1)), other.double()]
-    before = [state(n) for n in networks]
-    with pytest.raises(ValueError, match="must be of one architecture"):
-        together(networks)
-    assert all(torch.equal(state(n), b) for n, b in zip(networks, before, strict=True))
-
-
-@pytest.mark.parametrize(("count", "seeds"), [(3, [0, 1]), (2, [0, 1, 2]), (0, []), (0, [0]), (1, [])], ids=str)
-def test_each_of_several_networks_wants_a_seed(count, seeds):
-    with pytest.raises(ValueError, match=f"as many seeds as networks are wanted, at least one, not {len(seeds)} and {count}"):
-        together(several(seeds=range(count)), seed=seeds)
-
-
-def test_parameter_groups_are_for_one_network():
-    networks = several()
-    for groups in ([{"params": list(networks[0].parameters())}], []):
-        with pytest.raises(ValueError, match="parameter groups are for one network"):
-            together(networks, parameters=groups)
-
-
-@pytest.mark.parametrize("layer", [models.Dropout, nn.Dropout])
-def test_networks_with_dropout_cannot_train_at_once(layer):
-    with pytest.raises(RuntimeError, match="random operation"):
-        together([nn.Sequential(nn.Flatten(), layer(0.5), nn.Linear(48, 3)).double() for _ in range(2)], seed=[0, 1])
-    with pytest.raises(RuntimeError, match="random operation"):
-        together([models.mlp(48, (5,), 3, dropout=0.5).double() for _ in range(2)], seed=[0, 1])
+def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    calls = []
+    for path in (tmp_path / "file" / "a.pt", tmp_path / "file" / "b" / "a.pt", tmp_path / ("n" * 300)):
+        with pytest.raises(RuntimeError, match="cannot write checkpoints into") as caught:
+            fitted(checkpoint=path, objective=lambda *_: calls.append(1))
+        assert "\n" not in str(caught.value)
+    assert not calls and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 # another optimiser
@@ -757,13 +725,6 @@ def test_another_optimiser_takes_parameter_groups_and_continues_from_a_checkpoin
     assert torch.equal(state(model), state(expected))
 
 
-def test_networks_train_at_once_by_another_optimiser():
-    networks, expected = several(), several()
-    together(networks, optimiser=torch.optim.Adam, lr=0.01)
-    one_after_the_other(expected, optimiser=torch.optim.Adam, lr=0.01)
-    assert_same(networks, expected, rtol=1e-6)
-
-
 # what is refused
 
 
@@ -779,7 +740,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(value, tmp_path, monkeypat
     with pytest.raises(FloatingPointError, match=r"in epoch 2: lower the learning rate \(0.1\)"):
         fitted(objective=objective, checkpoint=tmp_path / "a.pt", epochs=3)
     assert len(calls) == 8
-    assert len(torch.load(tmp_path / "a.pt", weights_only=True)["history"]) == 1, "the state after it was kept"
+    content = (tmp_path / "a.pt").read_bytes()[32:]  # after the checksum
+    stored = torch.load(io.BytesIO(content), weights_only=True)
+    assert len(stored["state"]["history"]) == 1, "the state after it was kept"
 
 
 @pytest.mark.parametrize(
@@ -800,33 +763,17 @@ def test_empty_data_is_refused_by_name():
 
 
 def quiet(seed):
-    """Without dropout, which networks that train together cannot have."""
+    """Without dropout."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
-class TestTogetherRefusesAndKeeps:
-    def test_networks_that_differ_only_in_an_activation(self):
-        pair = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3), act, nn.Linear(3, 3)) for act in (nn.ReLU(), nn.Tanh())]
-        with pytest.raises(ValueError, match="one architecture"):
-            training.Together(pair)
-
-    def test_networks_of_different_precision(self):
-        with pytest.raises(ValueError, match="one architecture"):
-            training.Together([network(), network().double()])
-
-    def test_a_frozen_parameter_stays_as_it_is(self):
-        group = [quiet(s) for s in (1, 2)]
-        for member in group:
-            member[1].weight.requires_grad_(False)
-        before = [member[1].weight.clone() for member in group]
-        fit(group, toy(), loss, epochs=2, lr=0.1, seed=[0, 1])
-        assert all(torch.equal(b, member[1].weight) for b, member in zip(before, group, strict=True))
-
-    def test_all_networks_are_left_in_training_mode(self):
-        group = [quiet(1).eval(), quiet(2)]
-        fit(group, toy(), loss, epochs=1, lr=0.1, seed=[0, 1])
-        assert all(m.training for member in group for m in member.modules())
+def test_a_frozen_parameter_stays_as_it_is():
+    model = quiet(1)
+    model[1].weight.requires_grad_(False)
+    before = model[1].weight.clone()
+    fitted(model)
+    assert torch.equal(model[1].weight, before) and not torch.equal(model[3].weight, quiet(1)[3].weight)
 
 
 def test_clipping_takes_parameters_of_any_shape():
@@ -839,7 +786,6 @@ def test_clipping_takes_parameters_of_any_shape():
             return self.scale * self.inner(x)
 
     fit(Scaled(), toy(), loss, epochs=1, lr=0.1, seed=0, clip=0.1)
-    fit([Scaled(), Scaled()], toy(), loss, epochs=1, lr=0.1, seed=[0, 1], clip=0.1)
 
 
 def test_an_objective_that_is_no_scalar_is_refused():
