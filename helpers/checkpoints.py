@@ -24,13 +24,14 @@ PLAIN = (bool, int, float, str, type(None))
 class Checkpoint:
     """A file that holds the state of a training, and what that training was.
 
-    identity, commit : what the training cannot know about itself, for instance a hash of the code that trains. A checkpoint of
-        another identity, commit or version of torch is not continued
+    identity : of the code that trains, which the training cannot know; a checkpoint of another identity, or of another version of
+        torch, is not continued
+    commit : the one that trains; `commits` are all that had a part in the training, in order
     """
 
     def __init__(self, path: str | Path, *, identity: str = "", commit: str = ""):
         self.path = Path(path)
-        self.identity, self.commit = identity, commit
+        self.identity, self.commits = identity, [commit]
         self._warned = False
 
     @classmethod
@@ -55,7 +56,7 @@ class Checkpoint:
         """
         try:
             file = io.BytesIO()
-            torch.save({"about": json.dumps(self._whole(about)), "state": state}, file)
+            torch.save({"about": json.dumps(self._whole(about)), "commits": self.commits, "state": state}, file)
             content = file.getvalue()
             self._write(hashlib.sha256(content).digest() + content, keep=True)
         except (OSError, RuntimeError, MemoryError) as error:
@@ -75,7 +76,7 @@ class Checkpoint:
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise ValueError("its checksum is wrong")
             stored = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location="cpu")
-            state, before = stored["state"], json.loads(stored["about"])
+            state, before, commits = stored["state"], json.loads(stored["about"]), list(stored["commits"])
         except FileNotFoundError:
             return None
         except Exception as error:  # torch raises a dozen kinds for a damaged file
@@ -86,6 +87,7 @@ class Checkpoint:
             more = [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
             self.reject(f"is of another training ({'; '.join(changed[:3] + more)})")
             return None
+        self.commits = list(dict.fromkeys([*commits, *self.commits]))
         return state
 
     def reject(self, reason: str) -> None:
@@ -101,7 +103,7 @@ class Checkpoint:
                     path.unlink(missing_ok=True)
 
     def _whole(self, about: dict) -> dict:
-        return {**about, "identity": self.identity, "commit": self.commit, "torch": torch.__version__}
+        return {**about, "identity": self.identity, "torch": torch.__version__}
 
     def _write(self, content: bytes, *, keep: bool) -> None:
         """Write a temporary file of this process alone; then put it in the checkpoint's place, or delete it. raises OSError"""

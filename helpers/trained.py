@@ -63,15 +63,15 @@ class Trained:
             raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
 
     def _train(self, network: torch.nn.Module) -> str:
-        commit = provenance.commit()
-        checkpoint = Checkpoint(self.path.with_suffix(".checkpoint"), identity=self.code, commit=commit)
+        checkpoint = Checkpoint(self.path.with_suffix(".checkpoint"), identity=self.code, commit=provenance.commit())
         history = self.train(network, self.data, self.about["settings"], checkpoint=checkpoint, **self.about["args"])
         if not isinstance(history, list) or not all(isinstance(epoch, dict) and "seconds" in epoch for epoch in history):
             raise TypeError(f"train of '{self.name}' must return a history: a dict per epoch, each with its seconds")
         self.history = history
-        self._save(network, commit)
+        commits = ", ".join(checkpoint.commits)  # more than one where an interrupted training was continued
+        self._save(network, commits)
         checkpoint.unlink()
-        return commit
+        return commits
 
     def _save(self, network: torch.nn.Module, commit: str) -> None:
         from safetensors import SafetensorError

@@ -34,6 +34,17 @@ def test_what_is_saved_comes_back_and_unlink_leaves_nothing(tmp_path):
     Checkpoint(tmp_path / "nowhere" / "a.pt").unlink()
 
 
+def test_a_training_that_another_commit_began_is_continued_and_names_both(tmp_path):
+    Checkpoint(tmp_path / "a.pt", identity="code", commit="first").save(STATE, {"seed": 1})
+    checkpoint = Checkpoint(tmp_path / "a.pt", identity="code", commit="second")
+    assert checkpoint.resume({"seed": 1}) and checkpoint.commits == ["first", "second"]
+    checkpoint.save(STATE, {"seed": 1})
+    last = Checkpoint(tmp_path / "a.pt", identity="code", commit="first")
+    assert last.resume({"seed": 1}) and last.commits == ["first", "second"]
+    with pytest.warns(UserWarning, match="identity was code, is now other"):
+        assert Checkpoint(tmp_path / "a.pt", identity="other", commit="second").resume({"seed": 1}) is None
+
+
 @pytest.mark.parametrize(
     "about", [{"seed": 2}, {}, {"seed": 1, "more": 1}, {"seed": {"a": 1}}, {"seed": "1"}, {"seed": None}], ids=str
 )
