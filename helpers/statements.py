@@ -152,7 +152,9 @@ def _without_modules(node, modules: dict[str, ModuleType]):
         name, attributes = chain(node)
         if name in modules and (left := into_modules(modules[name], attributes)[1]):
             return ast.Name(".".join(left), ast.Load())
-    return type(node)(**{field: _without_modules(value, modules) for field, value in ast.iter_fields(node)})
+    copied = type(node)(**{field: _without_modules(value, modules) for field, value in ast.iter_fields(node)})
+    copied.lineno = getattr(node, "lineno", 0)
+    return copied
 
 
 class _WithoutWords(ast.NodeTransformer):
