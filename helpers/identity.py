@@ -1,7 +1,7 @@
-"""Identity of code: what a run computes by, as a short text. The same text computes the same, in every process and after a restart.
+"""Identity of code: what a run computes by, as a short text, the same in every process and after a restart.
 
-It is read from source: the statements of the notebook, and of modules beside the chapters, that a function depends on. What runs do
-to objects is no part of it. Code of installed packages and of `helpers` counts by name only: for the rest there is the commit.
+It is read from source: the statements of the notebook, and of modules beside the chapters, that a function depends on. What runs
+do to objects is no part of it. Code of installed packages and of `helpers` counts by name only: for the rest there is the commit.
 Values that were handed over and that no name stands for (closures, arguments of a partial) count by what they hold.
 """
 
@@ -77,7 +77,9 @@ class _Code:
             if texts:
                 self.groups.add((name, *texts))
         elif value is not _MISSING and not HIDDEN.fullmatch(name):
-            self.groups.add((name, self.described(value)))
+            found = self.described(value)
+            if found != ("digest", _digest(("name", name))):  # by `import *`: its statements are there
+                self.groups.add((name, found))
         elif not hasattr(builtins, name) and not HIDDEN.fullmatch(name):
             self.groups.add((name, "unbound"))
 
@@ -204,7 +206,7 @@ class _Code:
         return "class", c.__name__, [self.described(b) for b in c.__bases__], parts
 
     def named(self, value):
-        """Add the first top-level name that is bound to this very object: what it was made from says more than what it holds now."""
+        """Add the first top-level name that is bound to this very object: a run may change what it holds, not its source."""
         own = sys.modules.get(type(value).__module__)
         for namespace in [*(n for n, _ in self.spaces.values()), vars(sys.modules["__main__"]), *([vars(own)] if own else [])]:
             space = None if installed(namespace) else self.space(namespace)

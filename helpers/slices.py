@@ -64,7 +64,9 @@ class Space:
         imported = bool(found) and isinstance(found[last][0].node, ast.Import | ast.ImportFrom)
         kept = {}
         for s, kind in found[last:]:
-            if kind in ("plain", "bind", "store") or (not imported and (kind == "call" or self._may_change(kind[1], name, namespace))):
+            if kind in ("plain", "bind", "store") or (
+                not imported and (kind == "call" or self._may_change(kind[1], name, namespace))
+            ):
                 kept[s.target or s.text(namespace)] = s  # run again: where it was
         return list(kept.values())
 

@@ -7,6 +7,7 @@ The text loses docstrings, comments and annotations of functions; names of modul
 import ast
 import dis
 import functools
+import warnings
 from types import CodeType, ModuleType
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -76,7 +77,11 @@ class Statement:
             self.imported = {a.asname or a.name.partition(".")[0]: (a.name, "") for a in node.names}
         # `TABLE["a"] = ...` takes the place of an earlier `TABLE["a"] = ...`
         only = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
-        item = isinstance(only, ast.Subscript | ast.Attribute) and names(only) == [root(only)] and root(only) not in names(node.value)
+        item = (
+            isinstance(only, ast.Subscript | ast.Attribute)
+            and names(only) == [root(only)]
+            and root(only) not in names(node.value)
+        )
         self.target = ast.unparse(only) if item else None
 
     def _note(self, n: ast.AST, reads: set[str]) -> None:
@@ -97,7 +102,7 @@ class Statement:
             self._call(n.value.func, [*n.value.args, *(k.value for k in n.value.keywords)])
 
     def _call(self, function: ast.expr, arguments: list[ast.expr]) -> None:
-        """A statement that is only a call, or a decorator: it may change its object, its arguments, and what the function does."""
+        """A statement that is only a call, or a decorator: it may change its object, its arguments, or globals."""
         if isinstance(function, ast.Name):
             self.callees.add(function.id)
         else:
@@ -109,7 +114,8 @@ class Statement:
         """Names of globals that it reads, also inside its functions."""
         try:
             flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-            code = compile(ast.Module([self.node], []), "<slice>", "exec", flags, dont_inherit=True)
+            with warnings.catch_warnings(action="ignore"):  # the cell has warned by itself
+                code = compile(ast.Module([self.node], []), "<slice>", "exec", flags, dont_inherit=True)
         except SyntaxError:  # `return` outside a function: the cell did not run
             return frozenset()
         return loaded(code)
@@ -180,7 +186,8 @@ def loaded(code: CodeType) -> frozenset[str]:
 def parsed(text: str) -> ast.Module:
     """The tree without docstrings and annotations; empty for text that is no Python."""
     try:
-        return ast.fix_missing_locations(_WithoutWords().visit(ast.parse(text)))
+        with warnings.catch_warnings(action="ignore"):
+            return ast.fix_missing_locations(_WithoutWords().visit(ast.parse(text)))
     except (SyntaxError, ValueError):
         return ast.Module([], [])
 
@@ -197,5 +204,3 @@ def statements(text: str) -> tuple[Statement, ...]:
         else:
             found.append(Statement(node))
     return tuple(found)
-
-
