@@ -173,11 +173,13 @@ class _Code:
                 return found
         if not own and "<locals>" not in f.__qualname__:
             return "library", f.__globals__["__name__"].partition(".")[0], f.__qualname__.rpartition(".")[2]
-        inside = [self.described(c) for c in f.__closure__ or ()]
+        s = None if installed(f.__globals__) else locate(f.__code__)
+        free = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
+        inside = ["filled" if s and name in s.filled else self.described(cell) for name, cell in free]
         if installed(f.__globals__):
             return "library", f.__code__.co_qualname, inside
         given = [self.described(v) for v in (f.__defaults__, f.__kwdefaults__)]
-        if s := locate(f.__code__):
+        if s:
             return "function", self.statement(f.__globals__, s), given, inside
         for n in sorted(loaded(f.__code__)):
             self.name(f.__globals__, n)

@@ -13,6 +13,7 @@ from types import CodeType, ModuleType
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 PLAIN = (*DEFINITIONS, ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom)
+FILLING = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
 RUNNING = {"time", "timeit", "capture", "prun"}  # magics whose text is code
 
 
@@ -141,11 +142,21 @@ class Statement:
         return self._texts[key]
 
     @functools.cached_property
+    def filled(self) -> set[str]:
+        """Names of what a function fills or counts in: `cache[k] = v`, `calls.append(x)`, `nonlocal n`."""
+        nodes = list(ast.walk(self.node))
+        items = {root(n) for n in nodes if isinstance(n, ast.Subscript | ast.Attribute) and not isinstance(n.ctx, ast.Load)}
+        calls = {n.func for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+        declared = {name for n in nodes if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
+        return items | {root(f) for f in calls if f.attr in FILLING} | declared
+
+    @functools.cached_property
     def changes(self) -> set[str]:
         """Globals that the functions of this statement change when they are called."""
-        inner = [Statement(line) for n in ast.walk(self.node) if isinstance(n, FUNCTIONS[:2]) for line in n.body]
-        declared = {name for n in ast.walk(self.node) if isinstance(n, ast.Global) for name in n.names}
-        return {n for s in inner for n in s.stores | s.calls} & self.loads | declared
+        nodes = list(ast.walk(self.node))
+        calls = {root(n.value) for n in nodes if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)}
+        declared = {name for n in nodes if isinstance(n, ast.Global) for name in n.names}
+        return (self.filled | calls) & self.loads | declared
 
 
 def _without_modules(node, modules: dict[str, ModuleType]):

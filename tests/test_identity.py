@@ -398,6 +398,20 @@ def test_functions_of_a_module_count_by_its_source_and_nested_ones_by_what_they_
     assert identity(at_the_top) != identity(make(1)) and identity(at_the_top) == identity(at_the_top)
     assert identity(functools.partial(at_the_top, 1)) != identity(functools.partial(at_the_top, 2))
     assert identity(attacks.pgd) != identity(attacks.fgsm)
+
+    def counted(calls, k):
+        def run(x):
+            calls.append(x)
+            return k
+
+        return run
+
+    calls = []
+    first = counted(calls, 1)
+    before = identity(first), identity(lambda: calls.append(1) or 2)
+    first(3)
+    assert before[0] == identity(first) == identity(counted(calls, 1)) != identity(counted(calls, 2)), "what a run fills"
+    assert before[1] == identity(lambda: calls.append(1) or 2)
     table = {}
     table["self"] = table
     assert identity(make(table)) == identity(make(table)), "an object may hold itself"
