@@ -50,12 +50,17 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """First 16 hex digits of a SHA-256 of shape, pixels (as float32), labels (as int64) and class names: what a row keeps."""
-        header = json.dumps([list(self.images.shape), list(self.labels.shape), list(self.classes)])
-        sha = hashlib.sha256(header.encode() + b"\n")  # it says how many numbers follow, so none is taken for another
-        for images in self.images.detach().split(256):  # a chunk at a time: no second copy of images that may be large
-            sha.update(np.ascontiguousarray(images.to("cpu", torch.float32).numpy(), "<f4").tobytes())
-        sha.update(np.ascontiguousarray(self.labels.to("cpu", torch.int64).numpy(), "<i8").tobytes())
-        return sha.hexdigest()[:16]
+        return digest_of(self.images, self.labels, self.classes)
+
+
+def digest_of(values: Tensor, labels: Tensor, names: tuple[str, ...]) -> str:
+    """First 16 hex digits of a SHA-256 of values (N, ...) as float32, labels as int64, their shapes, and names."""
+    header = json.dumps([list(values.shape), list(labels.shape), list(names)])
+    sha = hashlib.sha256(header.encode() + b"\n")  # it says how many numbers follow, so none is taken for another
+    for part in values.detach().split(256):  # a chunk at a time: no second copy of images that may be large
+        sha.update(np.ascontiguousarray(part.to("cpu", torch.float32).numpy(), "<f4").tobytes())
+    sha.update(np.ascontiguousarray(labels.to("cpu", torch.int64).numpy(), "<i8").tobytes())
+    return sha.hexdigest()[:16]
 
 
 def default_root() -> Path:

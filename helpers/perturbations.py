@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.data import default_root
+from helpers.data import default_root, digest_of
 from helpers.fetchers import DataError, fetch_file
 
 Tensor = torch.Tensor
@@ -44,8 +44,8 @@ class Perturbations:
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of the names and values, as a `Split` has one: names them in a row of results."""
-        return hashlib.sha256(" ".join(self.names).encode() + self.tensors.cpu().numpy().tobytes()).hexdigest()[:16]
+        """`data.digest_of` values and names, as a `Split` has one: names them in a row of results."""
+        return digest_of(self.tensors, torch.empty(0), self.names)
 
 
 def load_perturbations(data_root: str | Path | None = None, device: str | torch.device = "cpu") -> Perturbations:
@@ -55,8 +55,8 @@ def load_perturbations(data_root: str | Path | None = None, device: str | torch.
     """
     folder = Path(data_root or default_root()).expanduser() / NAME
     values = np.stack([_read(folder / f"{name}.mat", sha256) for name, sha256 in SHA256.items()])  # (P, 224, 224, 3), in 255ths
-    tensors = torch.from_numpy(values).permute(0, 3, 1, 2).contiguous().to(device)
-    return Perturbations(NAMES, tensors.div_(255))
+    tensors = torch.from_numpy(values).permute(0, 3, 1, 2).contiguous().div_(255)  # before they move, as `data.load` does
+    return Perturbations(NAMES, tensors.to(device))
 
 
 def _read(path: Path, sha256: str) -> np.ndarray:
