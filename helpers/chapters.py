@@ -68,6 +68,7 @@ def execute(path: Path, output: Path, parameters: dict) -> None:
 
     source, target = (str(p).replace("{", "{{").replace("}", "}}") for p in (path, output))  # papermill formats its paths
     with one_line(path.stem, f"\nThe notebook up to there: {output}"):
+        _cells(path)
         known = papermill.inspect_notebook(source)
         if unknown := set(parameters) - set(known):
             raise Refused(f"{path.stem} has no parameter {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
@@ -86,6 +87,7 @@ def execute_report(path: Path) -> None:
     from helpers.kernels import kernel_options
 
     with one_line(f"{path.stem} at `report`"), kernel_options() as options:
+        _cells(path)
         notebook = nbformat.read(path, as_version=4)
         client = NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(BOOK)}}, **options)
         with client.setup_kernel():  # `execute` would put its own handlers of signals in place of the runner's
@@ -102,6 +104,7 @@ def execute_report(path: Path) -> None:
 def one_line(chapter: str, more: str = ""):
     """Raise Refused, which says what stopped a chapter, in place of what its libraries raise."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbformat import ValidationError
     from papermill import PapermillExecutionError
 
     try:
@@ -112,7 +115,7 @@ def one_line(chapter: str, more: str = ""):
         raise Refused(f"{chapter}: its kernel died; often there was too little memory{more}") from None
     except CellTimeoutError as error:
         raise Refused(f"{chapter} stopped: {str(error).splitlines()[0]}{more}") from None
-    except (OSError, RuntimeError, ValueError) as error:  # no kernel, no space, no notebook
+    except (OSError, RuntimeError, ValueError, ValidationError) as error:  # no kernel, no space, no notebook
         raise Refused(f"{chapter} was not executed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from None
 
 

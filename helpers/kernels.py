@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
@@ -17,14 +18,13 @@ from helpers.rows import ROOT
 from helpers.scratch import on_stop, private_folder
 
 LONGEST = 60  # characters of a temporary folder in which the path of a socket fits (103 bytes on macOS, 107 on Linux)
-_running: set[int] = set()
 
 
 class ChapterKernel(AsyncKernelManager):
     """Starts this `sys.executable`, whatever kernels are installed, with `environment` added to the process's."""
 
     environment = Dict().tag(config=True)
-    process_id: int | None = None
+    running: set[int]  # process numbers of those that run; each `kernel_options` has its own
 
     @default("kernel_spec_manager")
     def _this_interpreter(self) -> KernelSpecManager:
@@ -32,12 +32,11 @@ class ChapterKernel(AsyncKernelManager):
 
     async def start_kernel(self, **options) -> None:
         await super().start_kernel(**{**options, "env": {**os.environ, **self.environment}})
-        self.process_id = self.provisioner.pid
-        _running.add(self.process_id)
+        self.running.add(self.provisioner.pid)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
         await super().cleanup_resources(restart=restart)
-        _running.discard(self.process_id)
+        self.running.clear()
 
 
 @contextlib.contextmanager
@@ -47,7 +46,9 @@ def kernel_options(**environment: str) -> Iterator[dict]:
     Its sockets are files in a folder of their own, not TCP ports: no warning, and two runs at once do not meet.
     """
     short = [p for p in (tempfile.gettempdir(), "/tmp") if len(os.fsencode(p)) <= LONGEST and os.access(p, os.W_OK)]
-    with private_folder(short[0] if short else None) as folder, on_stop(_kill):
+    running: set[int] = set()
+    kill = partial(_kill, running)
+    with private_folder(short[0] if short else None) as folder, on_stop(kill):
         kernel = {
             "connection_file": str(folder / "kernel.json"),
             "environment": {**_environment(folder), **environment},
@@ -56,23 +57,23 @@ def kernel_options(**environment: str) -> Iterator[dict]:
             kernel |= {"transport": "ipc", "ip": str(folder / "kernel")}
         try:
             yield {
-                "kernel_manager_class": ChapterKernel,
+                "kernel_manager_class": type("OneChapterKernel", (ChapterKernel,), {"running": running}),
                 "kernel_name": NATIVE_KERNEL_NAME,
                 "config": Config({"ChapterKernel": kernel}),
             }
         finally:
-            _kill()
+            kill()
 
 
-def _kill() -> None:
+def _kill(running: set[int]) -> None:
     """Kill the kernels that still run, with what they started."""
-    for process in list(_running):
+    for process in list(running):
         with contextlib.suppress(OSError):
             if hasattr(os, "killpg"):
                 os.killpg(process, signal.SIGKILL)
             else:
                 os.kill(process, signal.SIGTERM)
-        _running.discard(process)
+        running.discard(process)
 
 
 def _environment(folder: Path) -> dict[str, str]:
