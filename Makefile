@@ -4,16 +4,23 @@
 #   make record     PROFILE=smoke|cpu|paper  [CHAPTERS=01] [SEEDS=0-4]   add to the committed results
 #   make test | bench | book | lab | lint | clean | distclean
 
-PYTHON  ?= python3
-PROFILE ?= smoke
 VENV    := .venv
 PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.installed
-# A wheel index for torch; CPU-only machines save gigabytes with https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?=
-RUN     := $(PY) -m helpers.run
-ARGS     = --profile $(PROFILE) $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(SEEDS),--seeds $(SEEDS)) \
-           $(if $(DATA_ROOT),--data-root $(DATA_ROOT)) $(if $(DEVICE),--device $(DEVICE))
+RUN     := "$(PY)" -m helpers.run
+
+# What is given to make counts, and not what another tool exported under the same name; but for the two below. `value` takes a
+# text as it was typed, and recipes read it as "$$NAME": nothing in it is expanded or run, by make or by the shell.
+GIVEN   := PROFILE CHAPTERS SEEDS DATA_ROOT DEVICE ALLOW_DIRTY
+typed    = $(if $(filter command,$(firstword $(origin $1))),$(value $1))
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(call typed,$(name))))
+override PROFILE := $(or $(PROFILE),smoke)
+# An interpreter, and a wheel index for torch; CPU-only machines save gigabytes with https://download.pytorch.org/whl/cpu
+override PYTHON := $(or $(value PYTHON),python3)
+override TORCH_INDEX := $(value TORCH_INDEX)
+export $(GIVEN) PYTHON TORCH_INDEX
+ARGS    := "--profile=$$PROFILE" $${CHAPTERS:+"--chapters=$$CHAPTERS"} $${SEEDS:+"--seeds=$$SEEDS"} \
+           $${DATA_ROOT:+"--data-root=$$DATA_ROOT"} $${DEVICE:+"--device=$$DEVICE"} $${ALLOW_DIRTY:+--allow-dirty}
 
 .PHONY: help setup reproduce record test bench book lab lint clean distclean
 help:
@@ -22,42 +29,42 @@ help:
 setup: $(STAMP)
 
 $(STAMP): requirements.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' is not there: install Python 3.11 or newer, or name one with PYTHON=..."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old: the book needs Python 3.11 or newer (PYTHON=python3.12 names another)"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: this Python has no venv: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@command -v "$$PYTHON" >/dev/null || { printf "make: '%s' is not there: install Python 3.11 or newer, or name one with PYTHON=...\n" "$$PYTHON"; exit 1; }
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$("$$PYTHON" --version) is too old: the book needs Python 3.11 or newer (PYTHON=python3.12 names another)"; exit 1; }
+	@"$$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || { echo "make: this Python has no venv: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "setting up $(VENV): about 2 minutes and 2 GB, once"
-	@test -x $(PY) && $(PY) -c '' 2>/dev/null || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep -o '^torch==[^ ]*' requirements.txt)
-	@$(PY) -m pip install -q --disable-pip-version-check -e '.[test]'
-	@$(PY) -m pip install -q --disable-pip-version-check --no-deps torchattacks==3.5.1   # it pins an old requests
-	@touch $(STAMP)
+	@test -x "$(PY)" && "$(PY)" -c '' 2>/dev/null || "$$PYTHON" -m venv "$(VENV)"
+	@"$(PY)" -m pip install -q --disable-pip-version-check $${TORCH_INDEX:+"--index-url=$$TORCH_INDEX"} $$(grep -o '^torch==[^ ]*' requirements.txt)
+	@"$(PY)" -m pip install -q --disable-pip-version-check -e '.[test]'
+	@"$(PY)" -m pip install -q --disable-pip-version-check --no-deps torchattacks==3.5.1   # it pins an old requests
+	@touch "$(STAMP)"
 
 reproduce: $(STAMP)
 	@$(RUN) $(ARGS)
 
 record: $(STAMP)
-	@$(RUN) $(ARGS) --record $(if $(ALLOW_DIRTY),--allow-dirty)
+	@$(RUN) $(ARGS) --record
 
 test: $(STAMP)
-	@$(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests book
+	@"$(PY)" -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests book
 
 bench: $(STAMP)                     # our attacks beside other libraries': make bench DEVICE=cuda
-	@$(PY) -m pip install -q --disable-pip-version-check -e '.[test,bench]'
-	@$(PY) tests/bench_attacks.py $(if $(DEVICE),--device $(DEVICE))
+	@"$(PY)" -m pip install -q --disable-pip-version-check -e '.[test,bench]'
+	@"$(PY)" tests/bench_attacks.py $${DEVICE:+"--device=$$DEVICE"}
 
 book: $(STAMP)
 	@$(RUN) --site
 
 lab: $(STAMP)
-	@$(VENV)/bin/jupyter lab --notebook-dir=. book
+	@"$(VENV)/bin/jupyter" lab --notebook-dir=. book
 
 lint: $(STAMP)
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check -q helpers tests
+	@"$(VENV)/bin/ruff" check .
+	@"$(VENV)/bin/ruff" format --check -q helpers tests
 	@echo "lint: clean"
 
 clean:                              # keeps the networks and rows that took hours
-	rm -rf _build/html _build/*/html _build/*/source
+	rm -rf _build/html _build/*/html _build/book-*
 
 distclean:
-	rm -rf _build $(VENV) *.egg-info
+	rm -rf _build "$(VENV)" *.egg-info

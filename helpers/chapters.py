@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
-import sys
-import tempfile
+import re
 from pathlib import Path
 
 from helpers.rows import ROOT
+from helpers.scratch import write_whole
 
 BOOK, BUILD = ROOT / "book", ROOT / "_build"
+TIMEOUT = 600  # seconds for a cell at `report`
 PARAMETERS = ("profile", "seeds", "device", "data_root", "record")  # what every chapter's parameters cell offers
 
 
@@ -40,59 +41,82 @@ def chapters(wanted: str | None = None) -> list[Path]:
 
 def title(path: Path) -> str:
     """The first heading of a notebook."""
-    cells = json.loads(path.read_text())["cells"]
-    return next(line.lstrip("# ").strip() for c in cells for line in "".join(c["source"]).splitlines() if line.startswith("# "))
+    lines = (line for kind, text in _cells(path) if kind == "markdown" for line in text.splitlines())
+    return next((line.lstrip("# ").strip() for line in lines if line.startswith("# ")), path.stem)
 
 
-@contextlib.contextmanager
-def kernel_config():
-    """Sockets in a folder of their own instead of TCP ports: no warning, and two runs at once do not meet."""
-    from traitlets.config import Config
+def paper_of(path: Path) -> str | None:
+    """The folder under `results/` that a chapter's study names; None for a page without a study."""
+    found = (re.search(r"\bStudy\(\s*[\"']([\w.-]+)", text) for kind, text in _cells(path) if kind == "code")
+    return next((match[1] for match in found if match), None)
 
-    if sys.platform == "win32":
-        yield Config()
-        return
-    with tempfile.TemporaryDirectory(prefix="book-") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+
+def _cells(path: Path) -> list[tuple[str, str]]:
+    """Kind and source of each cell of a notebook."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return [(c["cell_type"], "".join(c["source"])) for c in cells]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{path} is no notebook ({error}); git can restore it") from None
 
 
 def execute(path: Path, output: Path, parameters: dict) -> None:
-    """Run a chapter by papermill with `parameters`. raises Refused for a parameter that it does not have, or a failing cell."""
+    """Run a chapter by papermill with `parameters`. raises Refused for a parameter that it does not have, or where it stops."""
     import papermill
 
-    known = papermill.inspect_notebook(str(path))
-    if unknown := set(parameters) - set(known):
-        raise Refused(f"{path.stem} has no parameter {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # smoke's short trainings amplify the order in which threads add up: one thread, and a row comes out again
-    threads = {"OMP_NUM_THREADS": "1"} if parameters.get("profile") == "smoke" else {}
-    try:
-        with kernel_config() as config, environment(BOOK_CHAPTER=path.stem, **threads):
-            papermill.execute_notebook(str(path), str(output), parameters, cwd=str(BOOK), progress_bar=False, config=config)
-    except papermill.PapermillExecutionError as error:
-        raise Refused(f"{path.stem} stopped with {error.ename}: {error.evalue}\nThe notebook up to there: {output}") from None
+    from helpers.kernels import kernel_options
+
+    source, target = (str(p).replace("{", "{{").replace("}", "}}") for p in (path, output))  # papermill formats its paths
+    with one_line(path.stem, f"\nThe notebook up to there: {output}"):
+        _cells(path)
+        known = papermill.inspect_notebook(source)
+        if unknown := set(parameters) - set(known):
+            raise Refused(f"{path.stem} has no parameter {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # smoke's short trainings amplify the order in which threads add up: one thread, and a row comes out again
+        threads = {"OMP_NUM_THREADS": "1"} if parameters.get("profile") == "smoke" else {}
+        with kernel_options(BOOK_CHAPTER=path.stem, **threads) as options:
+            papermill.execute_notebook(source, target, parameters, cwd=str(BOOK), progress_bar=False, **options)
 
 
 def execute_report(path: Path) -> None:
     """Execute a committed chapter in place at `report`, and leave nothing in it but its cells and outputs, 1..N."""
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
 
-    notebook = nbformat.read(path, as_version=4)
-    with kernel_config() as config:
-        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(BOOK)}}, config=config)
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            raise Refused(f"{path.stem} stopped at `report` with {error.ename}: {error.evalue}") from None
+    from helpers.kernels import kernel_options
+
+    with one_line(f"{path.stem} at `report`"), kernel_options() as options:
+        _cells(path)
+        notebook = nbformat.read(path, as_version=4)
+        client = NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(BOOK)}}, **options)
+        with client.setup_kernel():  # `execute` would put its own handlers of signals in place of the runner's
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
     complaints = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
     if complaints:
         raise Refused(f"{path.stem} wrote to stderr at `report`: {complaints[0].strip()[:300]}")
     tidy(notebook)
-    partial = path.with_suffix(".part")
-    nbformat.write(notebook, partial)
-    partial.replace(path)
+    write_whole(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+
+
+@contextlib.contextmanager
+def one_line(chapter: str, more: str = ""):
+    """Raise Refused, which says what stopped a chapter, in place of what its libraries raise."""
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbformat import ValidationError
+    from papermill import PapermillExecutionError
+
+    try:
+        yield
+    except (CellExecutionError, PapermillExecutionError) as error:
+        raise Refused(f"{chapter} stopped with {error.ename}: {error.evalue}{more}") from None
+    except DeadKernelError:
+        raise Refused(f"{chapter}: its kernel died; often there was too little memory{more}") from None
+    except CellTimeoutError as error:
+        raise Refused(f"{chapter} stopped: {str(error).splitlines()[0]}{more}") from None
+    except (OSError, RuntimeError, ValueError, ValidationError) as error:  # no kernel, no space, no notebook
+        raise Refused(f"{chapter} was not executed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from None
 
 
 def tidy(notebook) -> None:

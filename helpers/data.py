@@ -64,10 +64,13 @@ def digest_of(values: Tensor, labels: Tensor, names: tuple[str, ...]) -> str:
 
 
 def default_root() -> Path:
-    """$BOOK_DATA, else `robustness-book` in the user's cache folder."""
-    if os.environ.get("BOOK_DATA"):
-        return Path(os.environ["BOOK_DATA"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "robustness-book"
+    """$BOOK_DATA, else `robustness-book` in the user's cache folder. raises DataError where no home folder is known"""
+    cache = os.environ.get("XDG_CACHE_HOME") or ""
+    folder = os.environ.get("BOOK_DATA") or os.path.join(cache if os.path.isabs(cache) else "~/.cache", "robustness-book")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise DataError(f"there is no home folder for {folder}: point BOOK_DATA at a folder for datasets") from None
 
 
 def load(name: str, split: str, *, data_root: str | Path | None = None, device: str | torch.device = "cpu") -> Split:
@@ -80,7 +83,8 @@ def load(name: str, split: str, *, data_root: str | Path | None = None, device: 
         raise ValueError(f"unknown dataset {name!r}; known are: {', '.join(DATASETS)}")
     if split not in DATASETS[name].splits:
         raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(DATASETS[name].splits)}")
-    images, labels = _arrays(name, split, Path(data_root or default_root()).expanduser())
+    root = Path() if DATASETS[name].embedded else Path(data_root or default_root()).expanduser()
+    images, labels = _arrays(name, split, root)
     pixels = torch.from_numpy(np.ascontiguousarray(images))
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
     pixels = pixels.float().div_(255)  # put in order as bytes, divided in place: one copy in floats, which may be large

@@ -161,7 +161,7 @@ ARCHITECTURES = {f.__name__: f for f in (mlp, lenet, cnn, cuda_convnet, vgg16, r
 
 def zoo() -> list[str]:
     """Names of the trained networks that ship with the book, as `load_pretrained` takes them."""
-    return sorted(str(p.relative_to(WEIGHTS).with_suffix("")) for p in WEIGHTS.rglob("*.json"))
+    return sorted(p.relative_to(WEIGHTS).with_suffix("").as_posix() for p in WEIGHTS.rglob("*.json"))
 
 
 def card(name: str) -> dict:
@@ -171,7 +171,7 @@ def card(name: str) -> dict:
     """
     if name not in zoo():
         raise ValueError(f"no network named {name!r} in the zoo; there are: {', '.join(zoo()) or 'none yet'}")
-    return json.loads((WEIGHTS / f"{name}.json").read_text())
+    return json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _architectures() -> dict:
@@ -210,5 +210,5 @@ def save_pretrained(name: str, network: nn.Module, about: dict) -> Path:
     half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     path.with_suffix(".json").unlink(missing_ok=True)  # killed in between, a network is not in the zoo, never under a wrong card
     save_file({k: v.contiguous().cpu() for k, v in half.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return path

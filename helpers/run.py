@@ -2,39 +2,38 @@
 
 import argparse
 import contextlib
-import csv
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
 from helpers import provenance
-from helpers import rows as storage
-from helpers.chapters import BOOK, BUILD, Refused, chapters, environment, execute, execute_report, tidy, title
+from helpers.chapters import BOOK, BUILD, Refused, chapters, environment, execute, execute_report, paper_of, tidy, title
+from helpers.processes import side_by_side, stop_on_signals
 from helpers.profiles import PROFILES, parse_seeds
 from helpers.progress import ChapterProgress
-from helpers.rows import ROOT
+from helpers.reproduction import compare
+from helpers.rows import ROOT, RowError
+from helpers.scratch import locked, on_stop, private_folder
 
 BANNER = "tables and figures show this run; the text between them, and pages without numbers of their own, describe the book's."
 
 
 def build_site(source: Path, output: Path) -> Path:
     """Build the site of a folder with `_config.yml`; any warning fails it. Returns its front page."""
-    with tempfile.TemporaryDirectory(dir=BUILD) as work:
+    with private_folder(BUILD) as work:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
-        command += ["--path-output", work, "-W", "-n", "--keep-going", "-q"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode or not (Path(work) / "_build/html/index.html").exists():
-            raise Refused(f"the site was not built:\n{(done.stdout + done.stderr)[-4000:]}")
-        shutil.rmtree(output, ignore_errors=True)
-        shutil.move(Path(work) / "_build/html", output)
+        command += ["--path-output", str(work), "-W", "-n", "--keep-going", "-q"]
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+        with subprocess.Popen(command, **options) as builder, on_stop(builder.kill):
+            said = builder.communicate()[0]
+        if builder.returncode or not (work / "_build/html/index.html").exists():
+            raise Refused(f"the site was not built:\n{said[-4000:]}")
+        with locked(output.with_name(f"{output.name}.lock"), wait=True):  # of two builds at once, the later one stays
+            shutil.rmtree(output, ignore_errors=True)
+            shutil.move(work / "_build/html", output)
     return output / "index.html"
 
 
@@ -52,61 +51,77 @@ def copy_source(target: Path, notebooks: list[Path], results: list[Path]) -> Non
 
 
 def reproduce(picked: list[Path], profile: str, parameters: dict) -> int:
-    """Run chapters from no stored rows, each in a folder of its own, build their site, compare rows. Returns an exit status.
+    """Run chapters from no stored rows, each in a folder of its own, compare rows, build their site. Returns an exit status.
 
     A chapter's reproduction that was interrupted goes on; one that was finished, or made by other code, starts anew. At smoke,
-    where a chapter takes one thread, as many run at a time as there are cores.
+    where a chapter takes one thread, as many run at a time as there are cores. The first that stops ends the others.
     """
-    base = Path(os.environ.get("BOOK_RESULTS") or BUILD).expanduser() / "reproduced" / profile
+    base = _results_folder() / "reproduced" / profile
     homes = {path: base / path.stem for path in picked}
-    work = partial(_reproduce_one, profile=profile, parameters=parameters, identity=provenance.commit() + provenance.changes())
-    at_once = min(len(picked), os.cpu_count() or 1) if profile == "smoke" else 1
-    with ChapterProgress(len(picked)) as progress, contextlib.ExitStack() as stack:
-        if at_once == 1:
-            complaints = map(work, homes.keys(), homes.values())
-        else:
-            pool = ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),))
-            stack.callback(pool.shutdown, cancel_futures=True)
-            complaints = (f.result() for f in as_completed([pool.submit(work, *item) for item in homes.items()]))
-        for complaint in complaints:
-            if complaint:
-                raise Refused(complaint)
-            progress.bar.update()
-    source = BUILD / profile / "source"
-    copy_source(source, [home / path.name for path, home in homes.items()], [home / "results" for home in homes.values()])
-    page = build_site(source, BUILD / profile / "html")
-    table = BUILD / profile / "comparison.csv"
-    good = report_comparison(ROOT / "results", [home / "results" for home in homes.values()], profile, table)
-    print(f"site: {page}\nrow by row: {table}")
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(private_folder(BUILD)) / "source"  # before hours of work: can the site be written?
+        for path in picked:
+            stack.enter_context(_only_one(path, base))
+        _run_all(homes, profile, parameters)
+        results, table = [home / "results" for home in homes.values()], BUILD / profile / "comparison.csv"
+        papers = {paper_of(path) for path in picked} - {paper_of(path) for path in chapters() if path not in picked} - {None}
+        seeds = parse_seeds(parameters.get("seeds"))
+        good = compare(ROOT / "results", results, profile, table, seeds=seeds, papers=papers)
+        print(f"row by row: {table}", flush=True)
+        copy_source(source, [home / path.name for path, home in homes.items()], results)
+        print(f"site: {build_site(source, BUILD / profile / 'html')}")
     return 0 if good else 1
+
+
+def _run_all(homes: dict[Path, Path], profile: str, parameters: dict) -> None:
+    work = partial(_reproduce_one, profile=profile, parameters=parameters, identity=provenance.commit() + provenance.changes())
+    at_once = min(len(homes), os.cpu_count() or 1) if profile == "smoke" else 1
+    with ChapterProgress(len(homes)) as progress:
+        if at_once == 1:
+            answers = ((item, work(*item)) for item in homes.items())
+        else:
+            answers = side_by_side(work, list(homes.items()), at_once)
+        with contextlib.closing(answers):
+            for (path, _), complaint in answers:
+                if complaint is None:
+                    raise Refused(f"{path.stem}: its process died; often there was too little memory")
+                if complaint:
+                    raise Refused(complaint)
+                progress.bar.update()
+
+
+def _results_folder() -> Path:
+    return Path(os.environ.get("BOOK_RESULTS") or BUILD)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path, folder: Path):
+    """Let no second process work on a chapter in a folder at the same time."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / f"{path.stem}.lock"))
+        except BlockingIOError:
+            raise Refused(f"another process is at {path.stem} in {folder}; wait until it ends, or end it") from None
+        yield
 
 
 def _reproduce_one(path: Path, home: Path, *, profile: str, parameters: dict, identity: str) -> str:
     """A chapter's part of `reproduce`. Returns what stopped it, empty if nothing did."""
     marker = home / "made-by"
-    if not marker.exists() or marker.read_text() != identity:
-        shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True, exist_ok=True)
-    marker.write_text(identity)
     try:
+        if home.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == identity):
+            shutil.rmtree(home)
+        home.mkdir(parents=True, exist_ok=True)
+        marker.write_text(identity, encoding="utf-8")
         with environment(BOOK_RESULTS=str(home)):
             execute(path, home / path.name, {**parameters, "profile": profile})
+        _tidy_file(home / path.name, profile)
+        marker.write_text("finished", encoding="utf-8")
     except Refused as refused:
         return refused.message
-    _tidy_file(home / path.name, profile)
-    marker.write_text("finished")
+    except OSError as error:
+        return f"{path.stem}: {error}"
     return ""
-
-
-def _end_with(parent: int) -> None:
-    """Let this process end when the one that started it is killed: what it was at goes on when it is started again."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _tidy_file(path: Path, profile: str) -> None:
@@ -119,26 +134,6 @@ def _tidy_file(path: Path, profile: str) -> None:
     nbformat.write(notebook, path)
 
 
-def report_comparison(book: Path, again: list[Path], profile: str, output: Path) -> bool:
-    """Say which of the book's stored rows came out again; the rows one by one go to `output`. Returns whether all did."""
-    lines, good = [("paper", "run", "arguments", "came out again", "metric with the largest difference", "stored", "again")], True
-    for path in sorted(p for folder in again for p in folder.glob(f"*/{profile}/*.jsonl")):
-        stored = storage.read(book / Path(*path.parts[-3:]))
-        results = storage.came_out_again(stored, storage.read(path), close=profile == "smoke")
-        for r in results:
-            lines.append((path.parts[-3], path.stem, *(r[k] for k in ("args", "verdict", "metric", "stored", "again"))))
-            if r["verdict"] == "no":
-                print(f"  {path.stem} {r['args']}: {r['metric']} was {r['stored']}, now {r['again']}")
-        count = {v: sum(r["verdict"] == v for r in results) for v in ("yes", "no", "not stored")}
-        good &= not count["no"]
-        extra = f", {count['not stored']} not in the book" if count["not stored"] else ""
-        asked = count["yes"] + count["no"]
-        print(f"{path.parts[-3]} {path.stem}: {count['yes']} of {asked} of the book's {profile} rows came out again{extra}")
-    with output.open("w", newline="") as file:
-        csv.writer(file).writerows(lines)
-    return good
-
-
 def record(picked: list[Path], profile: str, parameters: dict, allow_dirty: bool) -> int:
     """Add to the committed results, then execute the chapters at `report`."""
     try:
@@ -149,7 +144,8 @@ def record(picked: list[Path], profile: str, parameters: dict, allow_dirty: bool
         raise Refused(f"results are recorded from committed code only; commit first, or --allow-dirty: {', '.join(changed[:5])}")
     with ChapterProgress(len(picked)) as progress, environment(BOOK_COMMIT=provenance.commit()):
         for path in picked:  # one commit names the code of all, though recording itself changes files
-            execute(path, BUILD / "record" / path.name, {**parameters, "profile": profile, "record": True})
+            with _only_one(path, _results_folder() / "record"):
+                execute(path, BUILD / "record" / path.name, {**parameters, "profile": profile, "record": True})
             progress.bar.update()
     if moved := os.environ.get("BOOK_RESULTS"):
         print(f"rows: {Path(moved) / 'results'}; copy them into {ROOT / 'results'}, then run this with --profile report")
@@ -179,8 +175,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the chapters and stop")
     parser.add_argument("--site", action="store_true", help="build the site from the committed notebooks and stop")
     args = parser.parse_args(argv)
+    try:
+        places = {name: _place(os.environ[name]) for name in ("BOOK_RESULTS", "BOOK_DATA") if os.environ.get(name)}
+        with environment(**places):  # kernels work in another folder
+            return _obey(args)
+    except (OSError, RowError) as error:
+        raise Refused(f"{type(error).__name__}: {error}") from None
+
+
+def _obey(args: argparse.Namespace) -> int:
     picked = chapters(args.chapters)
-    BUILD.mkdir(exist_ok=True)
     if args.list:
         print("\n".join(f"{path.stem}: {title(path)}" for path in picked))
         return 0
@@ -198,16 +202,21 @@ def main(argv: list[str] | None = None) -> int:
         parse_seeds(args.seeds)
     except ValueError as error:
         raise Refused(str(error)) from None
-    given = {
-        "seeds": args.seeds,
-        "device": args.device,
-        "data_root": str(Path(args.data_root).resolve()) if args.data_root else None,
-    }
+    given = {"seeds": args.seeds, "device": args.device, "data_root": _place(args.data_root) if args.data_root else None}
     parameters = {name: value for name, value in given.items() if value is not None}
     if args.record:
         return record(picked, args.profile, parameters, args.allow_dirty)
     return reproduce(picked, args.profile, parameters)
 
 
+def _place(folder: str) -> str:
+    """A folder as the caller means it, wherever a kernel works. raises Refused for a ~ where no home is known"""
+    try:
+        return str(Path(folder).expanduser().absolute())
+    except RuntimeError as error:
+        raise Refused(f"{folder}: {error}") from None
+
+
 if __name__ == "__main__":
+    stop_on_signals("run: interrupted; what was finished is stored, and the same command goes on from there")
     sys.exit(main())

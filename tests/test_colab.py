@@ -139,12 +139,12 @@ class Colab:
         site = list(dict.fromkeys(sysconfig.get_path(p) for p in ("purelib", "platlib")))
         hidden = sorted({*not_shipped(), *lacking})
         values = {"cells": cells, "lacking": hidden, "site-packages": site, "colab": colab, "pip works": pip_works}
-        plan.write_text(json.dumps(values))
-        (self.content.parent / "runtime.py").write_text(RUNTIME)
+        plan.write_text(json.dumps(values), encoding="utf-8")
+        (self.content.parent / "runtime.py").write_text(RUNTIME, encoding="utf-8")
         # -S: no .pth file of site-packages is read, so an editable install does not make helpers importable
         command = [sys.executable, "-I", "-S", str(self.content.parent / "runtime.py"), str(plan)]
-        done = subprocess.run(command, cwd=folder or self.content, env=environment(), capture_output=True, text=True)
-        return done, json.loads(told.read_text()) if told.exists() else {}
+        done = subprocess.run(command, cwd=folder or self.content, env=environment(), capture_output=True, encoding="utf-8")
+        return done, json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
 
 
 @pytest.fixture

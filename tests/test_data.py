@@ -639,6 +639,24 @@ def counted(calls, content=None):
     return fetch
 
 
+def test_embedded_data_need_no_home_and_others_say_what_to_do(monkeypatch):
+    def unknown(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("BOOK_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    assert len(load("digits", "test")) == 500
+    with pytest.raises(DataError, match="no home folder.*point BOOK_DATA at a folder"):
+        load("mnist", "test")
+
+
+def test_a_relative_cache_folder_is_no_cache_folder(monkeypatch):
+    monkeypatch.delenv("BOOK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
+    assert default_root() == Path.home() / ".cache/robustness-book"
+
+
 @pytest.mark.parametrize("where", ["data_root", "BOOK_DATA", "XDG_CACHE_HOME"])
 def test_a_download_is_cached_once_for_all_splits(tmp_path, monkeypatch, where):
     calls, folder = [], tmp_path / "new" / "folder"
@@ -697,7 +715,7 @@ def test_an_interrupted_write_leaves_no_cache_file(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path, monkeypatch):
     fetch_with(monkeypatch, counted([]))
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
     with pytest.raises(DataError, match="point BOOK_DATA at another folder"):
         load("mnist", "test", data_root=tmp_path / "file" / "data")
 
@@ -1095,7 +1113,7 @@ def test_an_archive_of_other_slices_is_a_failed_download(slices, tmp_path, chang
     serve()
     for path in folder.glob("*.zip"):
         if change == "a page":
-            path.write_text("<html>Sign in</html>")
+            path.write_text("<html>Sign in</html>", encoding="utf-8")
         elif change == "missing":
             path.unlink()
     message = {

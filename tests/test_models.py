@@ -537,7 +537,7 @@ def test_a_network_of_the_book_is_small_and_its_card_complete(name):
     assert {"paper", "method", "profile", "seed", "commit", "test images", "architecture"} <= set(about)
     assert len(set(about) & {"clean accuracy", *MEASURES}) == 1
     assert about["paper"] == name.split("/")[0]
-    assert path.with_suffix(".json").read_text() == json.dumps(about, indent=1, sort_keys=True) + "\n"
+    assert path.with_suffix(".json").read_text(encoding="utf-8") == json.dumps(about, indent=1, sort_keys=True) + "\n"
     assert all(v.isfinite().all() for v in load_pretrained(name).state_dict().values())
 
 

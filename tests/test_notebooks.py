@@ -12,7 +12,7 @@ import tomllib
 import nbformat
 import pytest
 
-from helpers import chapters, run
+from helpers import chapters, reproduction, run
 from helpers import rows as storage
 from helpers.rows import ROOT
 
@@ -64,11 +64,11 @@ class TestCommitted:
     def test_colab_bootstrap_and_site_name_the_same_address(self, path):
         import yaml
 
-        configured = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+        configured = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
         notebook = nbformat.read(path, 4)
         source = "\n".join(c.source for c in code_cells(notebook))
         assert re.search(r'^REPOSITORY = "(.*)"', source, re.M)[1] == configured
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert re.search(r'^TAG = "v(.*)"', source, re.M)[1] == project["version"]
         badge = (
             "how_to_run.md#on-colab"
@@ -88,7 +88,8 @@ class TestCommitted:
             "def connect(self, address):\n"
             "    if self.family != getattr(socket, 'AF_UNIX', None) and address[0] not in ('127.0.0.1', '::1', 'localhost'):\n"
             "        raise OSError('the test has no network')\n"
-            "    return _connect(self, address)\nsocket.socket.connect = connect\n"
+            "    return _connect(self, address)\nsocket.socket.connect = connect\n",
+            encoding="utf-8",
         )
         environment = {
             **os.environ,
@@ -98,7 +99,7 @@ class TestCommitted:
         }
         before = nbformat.read(path, 4)
         command = [sys.executable, "-m", "helpers.run", "--profile", "report", "--chapters", path.stem]
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stdout + done.stderr
         after = nbformat.read(copy / "book" / path.name, 4)
         for old, new in zip(before.cells, after.cells, strict=True):
@@ -113,39 +114,41 @@ class TestCommitted:
 
 
 @pytest.fixture(scope="module")
-def reproduction(tmp_path_factory):
+def reproduced(tmp_path_factory):
     """`make reproduce` of the whole book at smoke, in a copy of the tree."""
     copy = tmp_path_factory.mktemp("smoke") / "book"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "_build", "*.egg-info", "__pycache__"))
     committed = {p.relative_to(copy): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     environment = {k: v for k, v in os.environ.items() if k not in ("BOOK_DATA", "BOOK_RESULTS")}
     environment |= {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "helpers.run"], cwd=copy, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "helpers.run"], cwd=copy, env=environment, capture_output=True, encoding="utf-8")
     return copy, done, committed
 
 
 class TestReproduce:
-    def test_every_stored_smoke_row_comes_out_again(self, reproduction):
-        copy, done, _ = reproduction
+    def test_every_stored_smoke_row_comes_out_again(self, reproduced):
+        copy, done, _ = reproduced
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
         stored = {p.relative_to(ROOT / "results"): storage.read(p) for p in (ROOT / "results").glob("*/smoke/*.jsonl")}
         again = {p: storage.read(next((copy / "_build/reproduced/smoke").glob(f"*/results/{p}"))) for p in stored}
         assert stored and all(again[p].keys() >= stored[p].keys() for p in stored)
-        off = [(p, r) for p in stored for r in storage.came_out_again(stored[p], again[p], close=True) if r["verdict"] == "no"]
+        off = [
+            (p, r) for p in stored for r in reproduction.came_out_again(stored[p], again[p], close=True) if r["verdict"] == "no"
+        ]
         assert not off
         for path, rows in stored.items():
             assert (
                 f"{path.parts[0]} {path.stem}: {len(rows)} of {len(rows)} of the book's smoke rows came out again" in done.stdout
             )
 
-    def test_it_shows_the_chapter_and_the_run_while_it_works(self, reproduction):
-        _, done, _ = reproduction
+    def test_it_shows_the_chapter_and_the_run_while_it_works(self, reproduced):
+        _, done, _ = reproduced
         assert re.search(r"01_learning_with_adversary · table1 \w+ seed \d: \d+ of \d+ stored", done.stderr)
 
-    def test_it_builds_a_site_of_its_own_and_leaves_the_book_alone(self, reproduction):
-        copy, done, committed = reproduction
+    def test_it_builds_a_site_of_its_own_and_leaves_the_book_alone(self, reproduced):
+        copy, done, committed = reproduced
         assert "_build/smoke/html/index.html" in done.stdout and (copy / "_build/smoke/html/index.html").exists()
-        page = (copy / "_build/smoke/html/book/01_learning_with_adversary.html").read_text()
+        page = (copy / "_build/smoke/html/book/01_learning_with_adversary.html").read_text(encoding="utf-8")
         assert "profile <b>smoke</b>" in page and "injected" not in page
         assert "A reproduction at profile" in page
         assert {p: (copy / p).read_bytes() for p in committed} == committed

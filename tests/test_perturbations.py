@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_fetched_leaves_nothing_and_says_what_to_do(mirror
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
     with pytest.raises(DataError, match=r"could not download .*CaffeNet\.mat .*BOOK_DATA"):
         load_perturbations(tmp_path / "file")
 

@@ -202,40 +202,6 @@ def test_arrays_that_numpy_wrote_are_read(tmp_path):
     assert back["FGS: Naive CNN"].tolist() == [0, 1, 2] and back["x"].shape == (2, 3)
 
 
-def compared(stored, again, close):
-    return rows.came_out_again({r["key"]: r for r in stored}, {r["key"]: r for r in again}, close=close)
-
-
-def test_came_out_again_within_the_tolerance():
-    inside, outside, new = compared(
-        [row(0, a=0.5, b=0.9), row(1, a=0.5)], [row(0, a=0.52, b=0.9), row(1, a=0.6), row(2, a=0.1)], close=True
-    )
-    assert inside["verdict"] == "yes" and outside["verdict"] == "no" and new["verdict"] == "not stored"
-    assert (outside["metric"], outside["stored"], outside["again"]) == ("a", 0.5, 0.6)
-
-
-def test_came_out_again_inside_the_interval_of_the_seeds():
-    stored = [row(seed, a=a) for seed, a in enumerate([0.50, 0.52, 0.48, 0.51, 0.49])]
-    assert compared(stored, [row(0, a=0.53)], close=False)[0]["verdict"] == "yes"
-    assert compared(stored, [row(0, a=0.60)], close=False)[0]["verdict"] == "no"
-
-
-def test_rows_of_another_version_widen_nothing_and_a_lost_metric_is_told():
-    stored = [row(seed, a=a) for seed, a in enumerate([0.50, 0.51, 0.49])]
-    older = [{**r, "version": 0, "metrics": {"a": a}} for r, a in zip(stored, (0.1, 0.5, 0.9), strict=True)]
-    older = [{**r, "key": rows.key_of(r["run"], r["args"], r["settings"], 0)} for r in older]
-    assert compared(stored + older, [row(0, a=0.7)], close=False)[0]["verdict"] == "no"
-    assert compared(stored, [row(0, b=0.5)], close=True)[0]["verdict"] == "no"
-    assert compared([row(0, a=0.5, b=0.5)], [row(0, a=0.5)], close=True)[0]["verdict"] == "no"
-
-
-@pytest.mark.parametrize("close", [True, False])
-def test_what_is_measured_now_and_was_not_then_is_no_difference(close):
-    stored = [row(0, a=0.5), row(1, a=0.52, b=0.1), row(2, a=0.51)]
-    assert compared(stored, [row(0, a=0.5, b=0.9)], close=close)[0]["verdict"] == "yes"
-    assert compared(stored, [row(0, a=0.9, b=0.9)], close=close)[0]["verdict"] == "no"
-
-
 def test_an_anchor_is_a_name_that_every_browser_finds():
     assert (
         rows.anchor("LWA_Rep, 2nd layer") == "rows-LWA_Rep-2nd-layer"

@@ -1,13 +1,14 @@
 """The runner: what it refuses, what it leaves in a notebook, and when it records."""
 
 import json
-import signal
+import os
+import shutil
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
+from toy import Book, row, store, write_chapter
 
 from helpers import chapters, run
 from helpers import rows as storage
@@ -15,7 +16,7 @@ from helpers import rows as storage
 
 def command(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "helpers.run", *arguments], capture_output=True, text=True, cwd=run.ROOT, **options
+        [sys.executable, "-m", "helpers.run", *arguments], capture_output=True, encoding="utf-8", cwd=run.ROOT, **options
     )
 
 
@@ -43,23 +44,10 @@ def test_what_is_unknown_is_refused_with_the_valid_ones(arguments, message):
 @pytest.fixture
 def chapter(tmp_path, monkeypatch):
     """A chapter of three cells in a book of its own."""
-    cells = [
-        nbformat.v4.new_markdown_cell("# A chapter"),
-        nbformat.v4.new_code_cell("profile = 'report'", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("print(profile)"),
-    ]
-    (tmp_path / "book").mkdir()
-    path = tmp_path / "book/01_a.ipynb"
-    nbformat.write(
-        nbformat.v4.new_notebook(
-            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
-        ),
-        path,
-    )
     for module in (chapters, run):
         monkeypatch.setattr(module, "BOOK", tmp_path / "book")
         monkeypatch.setattr(module, "BUILD", tmp_path / "_build")
-    return path
+    return write_chapter(tmp_path / "book/01_a.ipynb", "print(profile)")
 
 
 def test_a_parameter_that_the_chapter_lacks_is_refused(chapter, tmp_path):
@@ -87,10 +75,10 @@ def test_a_run_by_papermill_leaves_no_trace_after_tidying(chapter, tmp_path):
 
 def test_report_executes_in_place_and_refuses_what_writes_to_stderr(chapter):
     run.execute_report(chapter)
-    first = chapter.read_text()
+    first = chapter.read_text(encoding="utf-8")
     assert nbformat.read(chapter, 4).cells[-1].outputs[0].text == "report\n"
     run.execute_report(chapter)
-    assert chapter.read_text() == first
+    assert chapter.read_text(encoding="utf-8") == first
     notebook = nbformat.read(chapter, 4)
     notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('a warning', file=sys.stderr)"))
     nbformat.write(notebook, chapter)
@@ -116,16 +104,16 @@ def test_without_git_the_code_needs_a_name(chapter, monkeypatch):
 
 def test_make_says_in_one_line_what_is_missing():
     done = subprocess.run(
-        ["make", "-B", "setup", "PYTHON=python-that-is-not-there"], capture_output=True, text=True, cwd=run.ROOT
+        ["make", "-B", "setup", "PYTHON=python-that-is-not-there"], capture_output=True, encoding="utf-8", cwd=run.ROOT
     )
     assert done.returncode != 0 and "install Python 3.11 or newer" in done.stdout
 
 
 def test_make_refuses_an_old_python(tmp_path):
     old = tmp_path / "python3"
-    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1\n')
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1\n', encoding="utf-8")
     old.chmod(0o755)
-    done = subprocess.run(["make", "-B", "setup", f"PYTHON={old}"], capture_output=True, text=True, cwd=run.ROOT)
+    done = subprocess.run(["make", "-B", "setup", f"PYTHON={old}"], capture_output=True, encoding="utf-8", cwd=run.ROOT)
     assert done.returncode != 0 and "Python 3.8.1 is too old" in done.stdout
 
 
@@ -133,9 +121,11 @@ def test_a_chapter_that_is_reproduced_goes_on_where_it_was_and_starts_anew_after
     home, how = tmp_path / "home", {"profile": "smoke", "parameters": {}}
     home.mkdir()
     (home / "row").touch()
-    (home / "made-by").write_text("a")
+    (home / "made-by").write_text("a", encoding="utf-8")
     assert run._reproduce_one(chapter, home, identity="a", **how) == "" and (home / "row").exists()
-    assert (home / "made-by").read_text() == "finished" and "A reproduction at profile" in (home / "01_a.ipynb").read_text()
+    assert (home / "made-by").read_text(encoding="utf-8") == "finished" and "A reproduction at profile" in (
+        home / "01_a.ipynb"
+    ).read_text(encoding="utf-8")
     assert run._reproduce_one(chapter, home, identity="a", **how) == "" and not (home / "row").exists()
 
 
@@ -144,18 +134,88 @@ def test_a_chapter_that_stops_says_why_and_is_not_finished(chapter, tmp_path):
     notebook.cells.append(nbformat.v4.new_code_cell("1 / 0"))
     nbformat.write(notebook, chapter)
     said = run._reproduce_one(chapter, tmp_path / "home", profile="smoke", parameters={}, identity="a")
-    assert said.startswith("01_a stopped with ZeroDivisionError") and (tmp_path / "home/made-by").read_text() == "a"
-
-
-def test_a_worker_ends_with_the_process_that_started_it():
-    code = (
-        "import multiprocessing as m, os, time\nfrom helpers.run import _end_with\n"
-        "def work(parent):\n    _end_with(parent)\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
-        "m.get_context('fork').Process(target=work, args=(os.getpid(),)).start()\ntime.sleep(60)\n"
+    assert (
+        said.startswith("01_a stopped with ZeroDivisionError") and (tmp_path / "home/made-by").read_text(encoding="utf-8") == "a"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=run.ROOT)
-    assert int(parent.stdout.readline()) != parent.pid
-    started = time.monotonic()
-    parent.send_signal(signal.SIGKILL)
-    assert parent.stdout.read() == "", "the pipe stays open until the worker ends"
-    assert time.monotonic() - started < 30 and parent.wait() == -signal.SIGKILL
+
+
+def test_list_only_reads_and_site_says_that_it_cannot_write(tmp_path):
+    book = Book(tmp_path / "checkout", _01_a="1")
+    code = "import os, sys\nfrom helpers import run\n"
+    if root := hasattr(os, "geteuid") and os.geteuid() == 0:  # root may write anywhere: be somebody else once all is imported
+        code += "os.setgroups([]); os.setgid(12345); os.setuid(12345)\n"
+        subprocess.run(["chmod", "a+rX", tmp_path.parent.parent, tmp_path.parent, tmp_path], check=True)
+    book.root.chmod(0o555)
+
+    def somebody(*arguments):
+        command = [sys.executable, "-c", code + "sys.exit(run.main(sys.argv[1:]))", *arguments]
+        environment = book.environment(TMPDIR="/tmp" if root else str(book.temporary))
+        return subprocess.run(command, cwd=book.root, env=environment, capture_output=True, encoding="utf-8")
+
+    done = somebody("--list")
+    assert (done.returncode, done.stdout) == (0, "01_a: A chapter\n"), done.stderr
+    done = somebody("--site")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "run: PermissionError" in done.stderr and "_build" in done.stderr
+    assert not (book.root / "_build").exists()
+
+
+def test_a_damaged_notebook_and_an_unusable_results_folder_are_one_line(tmp_path):
+    book = Book(tmp_path / "checkout", _01_a="1")
+    (tmp_path / "file").touch()
+    done = book.run("--chapters", "01", environment={"BOOK_RESULTS": str(tmp_path / "file")})
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "Error" in done.stderr and "file" in done.stderr
+    (book.root / "book/01_a.ipynb").write_text("<<<<<<< HEAD", encoding="utf-8")
+    done = book.run("--list")
+    assert done.returncode == 1 and "01_a.ipynb is no notebook" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("given", "meant"), [("~/x", "{home}/x"), ("x", "{here}/x"), ("../x", "{here}/../x"), ("/x y", "/x y")])
+def test_folders_are_those_that_the_caller_means(given, meant, tmp_path, monkeypatch):
+    seen = {}
+
+    def reproduce(picked, profile, parameters):
+        seen.update(parameters, results=os.environ["BOOK_RESULTS"], data=os.environ["BOOK_DATA"])
+        return 0
+
+    monkeypatch.setattr(run, "reproduce", reproduce)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BOOK_RESULTS", given)
+    monkeypatch.setenv("BOOK_DATA", given)
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["--chapters", "01", f"--data-root={given}"]) == 0
+    folder = meant.format(home=tmp_path / "home", here=tmp_path)
+    assert seen == {"data_root": folder, "results": folder, "data": folder} and os.environ["BOOK_DATA"] == given
+
+
+def test_the_paper_of_a_chapter_is_what_its_study_names(tmp_path):
+    page = write_chapter(tmp_path / "00.ipynb", "x = 1")
+    chapter = write_chapter(tmp_path / "01.ipynb", "x = 1", "study = Study(\n    'huang2015', profile)")
+    assert chapters.paper_of(page) is None and chapters.paper_of(chapter) == "huang2015"
+
+
+@pytest.fixture
+def reproduced(tmp_path, monkeypatch):
+    """Two chapters of one paper that store a row each, and a function that reproduces chapters without building a site."""
+    for module in (chapters, run):
+        monkeypatch.setattr(module, "BOOK", tmp_path / "book")
+        monkeypatch.setattr(module, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run.storage, "commit", lambda: "toy")
+    monkeypatch.setattr(run, "copy_source", lambda *_: None)
+    monkeypatch.setattr(run, "build_site", lambda *_: "no site")
+    monkeypatch.setattr(run, "_run_all", lambda homes, *_: [(store(h / "results", "p", row(p.stem))) for p, h in homes.items()])
+    return lambda *names, **parameters: run.reproduce([tmp_path / f"book/{name}.ipynb" for name in names], "smoke", parameters)
+
+
+def test_a_reproduction_counts_what_its_chapters_did_not_make(reproduced, tmp_path, capsys):
+    for name in ("05", "05b"):
+        write_chapter(tmp_path / f"book/{name}.ipynb", "study = Study('p')")
+    assert reproduced("05") == 1 and "nothing was compared" in capsys.readouterr().out
+    store(tmp_path / "results", "p", row("05"), row("05b"), row("figure", seed=3))
+    shutil.rmtree(tmp_path / "_build")
+    assert reproduced("05") == 0, "the other rows may be the other chapter's"
+    shutil.rmtree(tmp_path / "_build")
+    assert reproduced("05", "05b") == 1 and "p figure 3: stored, but not made again" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "_build")
+    assert reproduced("05", "05b", seeds="0-2") == 0

@@ -39,7 +39,7 @@ def pages(site: Path) -> list[Path]:
 def test_every_page_of_the_contents_is_there(site):
     import yaml
 
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     pages = [page for c in toc["chapters"] for page in (c, *c.get("sections", []))]
     names = [toc["root"], *(page["file"] for page in pages)]
     assert all((site / f"{name}.html").exists() for name in names)
@@ -65,7 +65,7 @@ class _Page(HTMLParser):
 
 
 def test_every_link_within_the_site_leads_somewhere(site):
-    parsed = {p: _Page(p.read_text()) for p in pages(site)}
+    parsed = {p: _Page(p.read_text(encoding="utf-8")) for p in pages(site)}
     broken = []
     for page, content in parsed.items():
         for link in content.links:
@@ -81,26 +81,26 @@ def test_every_link_within_the_site_leads_somewhere(site):
 
 
 def test_every_number_of_a_table_is_one_click_from_its_rows(site):
-    page = (site / "book/01_learning_with_adversary.html").read_text()
+    page = (site / "book/01_learning_with_adversary.html").read_text(encoding="utf-8")
     table = re.search(r'<table class="claims paper-table">.*?</table>', page, re.S)[0]
     assert len(re.findall(r"<td>", table)) == 25
     links = re.findall(r'<td><a href="\.\./(results/[^"#]+)#([^"]+)"', table)
     assert len(links) == 25
-    rows = (site / links[0][0]).read_text()
+    rows = (site / links[0][0]).read_text(encoding="utf-8")
     group = re.search(rf'<tr id="{links[0][1]}".*?</tr>', rows, re.S)[0]
-    raw = (site / links[0][0]).with_suffix(".jsonl").read_text().splitlines()
+    raw = (site / links[0][0]).with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", group) and raw[0][:7] == '{"run":'
 
 
 def test_pages_stay_small_and_load_plotly_only_where_there_is_a_figure(site):
     for page in pages(site):
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert len(text) < 1_000_000, page.name
         assert ("plotly.min.js" in text) == ('class="figure-plotly"' in text), page.name
 
 
 def test_the_front_page_shows_the_scoreboard(site):
-    text = (site / "book/intro.html").read_text()
+    text = (site / "book/intro.html").read_text(encoding="utf-8")
     for path in run.chapters():
         assert f'href="{path.stem}.html"' in text
     assert 'class="claims scoreboard"' in text
