@@ -11,7 +11,6 @@ from helpers.scratch import write_whole
 
 BOOK, BUILD = ROOT / "book", ROOT / "_build"
 TIMEOUT = 600  # seconds for a cell at `report`
-PARAMETERS = ("profile", "seeds", "device", "data_root", "record")  # what every chapter's parameters cell offers
 
 
 class Refused(SystemExit):

@@ -18,10 +18,10 @@ from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 import numpy as np
 import torch
 
+from helpers.profiles import PARAMETERS  # they differ between runs of the same code
 from helpers.slices import Space, installed, locate, space_of
 from helpers.statements import Statement, into_modules, loaded
 
-PARAMETERS = ("profile", "seeds", "device", "data_root", "record")  # of every chapter; they differ between runs of the same code
 OPAQUE = ("Study", "Experiment")  # values that are no code: where to compute, and rows
 HIDDEN = re.compile(r"In|Out|get_ipython|exit|quit|open|display|_+|_i*\d*|_[iod]h")  # what IPython adds to a notebook
 FIXED = (tuple, frozenset, range, torch.dtype, torch.device)  # equal ones may be one object, whoever made them

@@ -1,6 +1,7 @@
 """Profiles and seeds: at what size an experiment runs, and over which independently trained networks."""
 
 PROFILES = ("paper", "cpu", "smoke")  # best first
+PARAMETERS = ("profile", "seeds", "device", "data_root", "record")  # of every chapter's parameters cell
 MOST_SEEDS = 10_000  # a mistyped 0-99999999 is a mistake, not a wish
 
 

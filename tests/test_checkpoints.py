@@ -26,8 +26,8 @@ def test_what_is_saved_comes_back_and_unlink_leaves_nothing(tmp_path):
     assert checkpoint.save(STATE, {"seed": 1}) and names(checkpoint.path.parent) == ["a*.pt"]
     again = Checkpoint(str(checkpoint.path), identity="b", commit="c").resume({"seed": 1})
     assert torch.equal(again.pop("weights"), STATE["weights"]) and again == {k: STATE[k] for k in ("history", "name")}
-    (tmp_path / "new [folder]" / "a*.pt.123-abc.part").write_text("of a killed process")
-    (tmp_path / "new [folder]" / "ab.pt.123-abc.part").write_text("of another network")
+    (tmp_path / "new [folder]" / "a*.pt.123-abc.part").write_text("of a killed process", encoding="utf-8")
+    (tmp_path / "new [folder]" / "ab.pt.123-abc.part").write_text("of another network", encoding="utf-8")
     checkpoint.unlink()
     assert names(checkpoint.path.parent) == ["ab.pt.123-abc.part"]
     checkpoint.unlink()

@@ -399,7 +399,9 @@ def test_a_sentence_about_a_curve_compares_metrics_that_the_paper_prints_no_numb
 )
 def test_a_bad_claim_is_named_with_its_line(tmp_path, monkeypatch, line, message):
     monkeypatch.setattr(claims, "CLAIMS", tmp_path)
-    (tmp_path / "x.csv").write_text(",".join(claims.COLUMNS) + "\nT,a,acc,0.5,fraction,attack,,\n" + line + "\n")
+    (tmp_path / "x.csv").write_text(
+        ",".join(claims.COLUMNS) + "\nT,a,acc,0.5,fraction,attack,,\n" + line + "\n", encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=f"line 3.*{message}"):
         claims.read("x")
 

@@ -364,7 +364,12 @@ def test_the_digest_is_the_same_in_every_process():
     code = "from helpers.data import load; print(load('digits', 'test')[3:70].digest)"
     there = [
         subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
         ).stdout
         for seed in ("1", "2")
     ]

@@ -426,10 +426,11 @@ def test_the_identity_is_the_same_in_every_process(session, tmp_path):
     script = tmp_path / "other.py"
     script.write_text(
         "from IPython.core.interactiveshell import InteractiveShell\nshell = InteractiveShell.instance()\n"
-        f"for cell in {[IMPORTS, *cells, f'print(identity({given}))']!r}:\n    shell.run_cell(cell, store_history=True)\n"
+        f"for cell in {[IMPORTS, *cells, f'print(identity({given}))']!r}:\n    shell.run_cell(cell, store_history=True)\n",
+        encoding="utf-8",
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(rows.ROOT), "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run([sys.executable, script], capture_output=True, encoding="utf-8", env=environment, check=True)
     assert done.stdout.split()[-1] == session(*cells, given=given)
 
 

@@ -12,8 +12,9 @@ import tomllib
 import nbformat
 import pytest
 
-from helpers import chapters, reproduction, run
+from helpers import reproduction, run
 from helpers import rows as storage
+from helpers.profiles import PARAMETERS
 from helpers.rows import ROOT
 
 CHAPTERS = run.chapters()
@@ -34,7 +35,7 @@ class TestCommitted:
         assert not any("injected-parameters" in c.metadata.get("tags", []) or "execution" in c.metadata for c in notebook.cells)
         parameters = next(c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", []))
         assert 'profile = "report"' in parameters.source
-        assert all(re.search(rf"^{name} = ", parameters.source, re.M) for name in chapters.PARAMETERS)
+        assert all(re.search(rf"^{name} = ", parameters.source, re.M) for name in PARAMETERS)
 
     def test_has_no_error_widget_or_stderr_and_stays_small(self, path):
         outputs = [o for c in code_cells(nbformat.read(path, 4)) for o in c.outputs]

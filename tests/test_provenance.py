@@ -14,7 +14,9 @@ ERRORS = (OSError, subprocess.CalledProcessError)
 def git(folder, *arguments):
     own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     who = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *who, "-C", str(folder), *arguments], capture_output=True, text=True, check=True, env=own)
+    done = subprocess.run(
+        ["git", *who, "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", check=True, env=own
+    )
     return done.stdout.strip()
 
 
@@ -22,8 +24,8 @@ def repository(folder):
     """A repository with one commit. Returns the commit's first 12 digits."""
     folder.mkdir(parents=True, exist_ok=True)
     git(folder, "init", "-q")
-    (folder / "code.py").write_text(f"x = '{folder.name}'\n")
-    (folder / ".gitignore").write_text("_build/\n")
+    (folder / "code.py").write_text(f"x = '{folder.name}'\n", encoding="utf-8")
+    (folder / ".gitignore").write_text("_build/\n", encoding="utf-8")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "first")
     return git(folder, "rev-parse", "--short=12", "HEAD")
@@ -47,7 +49,7 @@ def commit():
 def test_the_commit_with_a_plus_where_the_tree_differs(book):
     head = repository(book)
     assert commit() == head and provenance.dirty() == [] and provenance.changes() == ""
-    (book / "code.py").write_text("x = 2\n")
+    (book / "code.py").write_text("x = 2\n", encoding="utf-8")
     assert commit() == head + "+" and provenance.dirty() == [" M code.py"] and len(provenance.changes()) == 12
 
 
@@ -55,14 +57,14 @@ def test_what_recording_writes_does_not_make_the_tree_dirty(book):
     head = repository(book)
     for name in ("results/a/smoke/t.jsonl", "helpers/weights/a.safetensors", "_build/x"):
         (book / name).parent.mkdir(parents=True)
-        (book / name).write_text("")
+        (book / name).write_text("", encoding="utf-8")
     assert commit() == head and provenance.dirty() == []
 
 
 def test_a_book_within_another_repository_has_no_commit(book, tmp_path):
     repository(tmp_path)
     book.mkdir()
-    (book / "code.py").write_text("")
+    (book / "code.py").write_text("", encoding="utf-8")
     assert commit() == "unknown" and provenance.changes() == ""
     with pytest.raises(ERRORS, match="no git repository of its own"):
         provenance.dirty()
@@ -79,7 +81,7 @@ def test_a_book_without_any_repository_has_no_commit(book):
 def test_git_variables_of_the_environment_name_no_other_repository(book, tmp_path, monkeypatch, variables):
     head = repository(book)
     repository(tmp_path / "other")
-    (tmp_path / "other/more.py").write_text("")
+    (tmp_path / "other/more.py").write_text("", encoding="utf-8")
     places = {"GIT_DIR": ".git", "GIT_WORK_TREE": ".", "GIT_INDEX_FILE": ".git/index"}
     for name in variables:
         monkeypatch.setenv(name, str(tmp_path / "other" / places[name]))
@@ -107,23 +109,23 @@ def test_each_change_of_the_code_is_another_one(book):
         assert provenance.changes() not in seen and provenance.changes() == provenance.changes()
         seen.append(provenance.changes())
 
-    now(lambda: (book / "code.py").write_text("x = 2\n"))
+    now(lambda: (book / "code.py").write_text("x = 2\n", encoding="utf-8"))
     now(lambda: (book / "picture.bin").write_bytes(b"\0\2"))
-    now(lambda: (book / "new.py").write_text("y = 1\n"))  # git does not know it yet
-    now(lambda: (book / "new.py").write_text("y = 2\n"))
+    now(lambda: (book / "new.py").write_text("y = 1\n", encoding="utf-8"))  # git does not know it yet
+    now(lambda: (book / "new.py").write_text("y = 2\n", encoding="utf-8"))
     now(lambda: (book / "new.py").rename(book / "newer name, ε.py"))
     now(lambda: (book / "folder").mkdir() or (book / "folder/b.bin").write_bytes(b"\xff"))
     now(lambda: (book / "link").symlink_to("code.py"))
     now(lambda: git(book, "rm", "-q", "--cached", "picture.bin"))
     (book / "results").mkdir()
-    (book / "results/t.jsonl").write_text("")
+    (book / "results/t.jsonl").write_text("", encoding="utf-8")
     assert provenance.changes() == seen[-1]
 
 
 def test_a_named_commit_counts_and_changes_are_those_of_the_tree(book, monkeypatch):
     repository(book)
     monkeypatch.setenv("BOOK_COMMIT", "abc")
-    (book / "new.py").write_text("")
+    (book / "new.py").write_text("", encoding="utf-8")
     assert commit() == "abc" and provenance.changes() != ""
 
 

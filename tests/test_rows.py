@@ -72,8 +72,8 @@ def test_an_unfinished_last_line_is_left_out_with_a_notice_and_overwritten(path)
     ],
 )
 def test_a_bad_line_is_an_error_that_names_file_and_line(path, line, message):
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n", encoding="utf-8")
     with pytest.raises(RowError, match=message) as error:
         rows.read(path)
     assert "t.jsonl" in str(error.value)

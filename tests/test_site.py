@@ -135,7 +135,7 @@ def stored(root, paper, profile, *rows):
     """`rows` in the file where a study keeps them."""
     path = root / paper / profile / f"{rows[0]['run']}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def page_of(*rows):
@@ -251,11 +251,12 @@ def small(tmp_path_factory):
     (source / "book").mkdir()
     (source / "_config.yml").write_text(
         "title: small\nonly_build_toc_files: true\nexecute: {execute_notebooks: 'off'}\n"
-        "sphinx: {extra_extensions: [helpers.site]}\n"
+        "sphinx: {extra_extensions: [helpers.site]}\n",
+        encoding="utf-8",
     )
-    (source / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters: [{file: book/status}]\n")
-    (source / "intro.md").write_text("# Small\n")
-    (source / "book/status.md").write_text("# Status\n\n## p\n\n```{stored-rows} p\n```\n")
+    (source / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters: [{file: book/status}]\n", encoding="utf-8")
+    (source / "intro.md").write_text("# Small\n", encoding="utf-8")
+    (source / "book/status.md").write_text("# Status\n\n## p\n\n```{stored-rows} p\n```\n", encoding="utf-8")
     stored(source / "results", "p", "smoke", row_of("p", "smoke"), row_of("p", "smoke", seed=1))
     stored(source / "results", "p", "paper", row_of("p", "paper", device=SCRIPT))
     run.BUILD.mkdir(exist_ok=True)
@@ -263,17 +264,17 @@ def small(tmp_path_factory):
 
 
 def test_a_better_profile_that_is_begun_is_on_the_status_page_though_no_chapter_changed(small):
-    status = (small / "book/status.html").read_text()
+    status = (small / "book/status.html").read_text(encoding="utf-8")
     assert [line[:3] for line in lines_of(status)] == [["table1", "paper", "1"], ["table1", "smoke", "2"]]
     for link in re.findall(r'href="(\.\./results/p/[^"]+)"', status):
         assert (small / "book" / link).exists()
-    page = (small / "results/p/paper/table1.html").read_text()
+    page = (small / "results/p/paper/table1.html").read_text(encoding="utf-8")
     assert "document.title" in page and SCRIPT not in page
-    assert 'href="p/paper/table1.html"' in (small / "results/index.html").read_text()
+    assert 'href="p/paper/table1.html"' in (small / "results/index.html").read_text(encoding="utf-8")
 
 
 def test_the_status_page_lists_every_file_of_rows(site):
-    status = (site / "book/status.html").read_text()
+    status = (site / "book/status.html").read_text(encoding="utf-8")
     files = [p.relative_to(ROOT / "results").with_suffix(".html").as_posix() for p in (ROOT / "results").glob("*/*/*.jsonl")]
     assert files and all(f'href="../results/{name}"' in status for name in files)
 

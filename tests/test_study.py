@@ -681,17 +681,19 @@ def _start(folder, *, kill_after: str | None):
     """Run SCRIPT; SIGKILL it as soon as its log holds the line `kill_after`. Returns the log's lines."""
     log = folder / "log"
     environment = {**os.environ, "BOOK_RESULTS": str(folder), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], env=environment, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if kill_after and log.exists() and kill_after in log.read_text().splitlines():
+        if kill_after and log.exists() and kill_after in log.read_text(encoding="utf-8").splitlines():
             process.send_signal(signal.SIGKILL)
             process.wait()
-            return log.read_text().splitlines()
+            return log.read_text(encoding="utf-8").splitlines()
         time.sleep(0.01)
     assert process.wait(timeout=1) == 0, process.stderr.read()
     assert kill_after is None, "the process ended before it could be killed"
-    return log.read_text().splitlines()
+    return log.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -713,7 +715,10 @@ def test_sigkill_loses_what_was_in_flight_and_nothing_else(tmp_path, moment):
         assert set(repeated) <= {"train 1", "epoch 1 3", "epoch 1 4"}
     # and what comes out is what an uninterrupted run gives, to the last digit
     values = [
-        [json.loads(line)["metrics"] for line in (tmp_path / name / "results/p/smoke/t.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["metrics"]
+            for line in (tmp_path / name / "results/p/smoke/t.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         for name in ("whole", "killed")
     ]
     assert values[0] == values[1] and len(values[0]) == 3

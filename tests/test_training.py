@@ -664,7 +664,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_made_again(checkpoint):
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_before_the_training(tmp_path):
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
     calls = []
     for path in (tmp_path / "file" / "a.pt", tmp_path / "file" / "b" / "a.pt", tmp_path / ("n" * 300)):
         with pytest.raises(RuntimeError, match="cannot write checkpoints into") as caught:
