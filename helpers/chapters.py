@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -59,6 +60,18 @@ def _cells(path: Path) -> list[tuple[str, str]]:
         raise Refused(f"{path} is no notebook ({error}); git can restore it") from None
 
 
+def same_arithmetic() -> dict[str, str]:
+    """The environment in which sums are rounded alike on every x86 processor: one thread, and instructions that all of them have.
+
+    The short trainings of `smoke` amplify a last digit until a rate is another one.
+    """
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return one_thread
+    avx2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
+    return one_thread | avx2
+
+
 def execute(path: Path, output: Path, parameters: dict) -> None:
     """Run a chapter by papermill with `parameters`. raises Refused for a parameter that it does not have, or where it stops."""
     import papermill
@@ -72,9 +85,8 @@ def execute(path: Path, output: Path, parameters: dict) -> None:
         if unknown := set(parameters) - set(known):
             raise Refused(f"{path.stem} has no parameter {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
         output.parent.mkdir(parents=True, exist_ok=True)
-        # smoke's short trainings amplify the order in which threads add up: one thread, and a row comes out again
-        threads = {"OMP_NUM_THREADS": "1"} if parameters.get("profile") == "smoke" else {}
-        with kernel_options(BOOK_CHAPTER=path.stem, **threads) as options:
+        arithmetic = same_arithmetic() if parameters.get("profile") == "smoke" else {}
+        with kernel_options(BOOK_CHAPTER=path.stem, **arithmetic) as options:
             papermill.execute_notebook(source, target, parameters, cwd=str(BOOK), progress_bar=False, **options)
 
 

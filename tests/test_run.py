@@ -10,8 +10,7 @@ import nbformat
 import pytest
 from toy import Book, row, store, write_chapter
 
-from helpers import chapters, run
-from helpers import rows as storage
+from helpers import chapters, provenance, run
 
 
 def command(*arguments, **options):
@@ -87,7 +86,7 @@ def test_report_executes_in_place_and_refuses_what_writes_to_stderr(chapter):
 
 
 def test_results_are_recorded_from_committed_code_only(chapter, monkeypatch):
-    monkeypatch.setattr(storage, "dirty", lambda: [" M helpers/attacks.py"])
+    monkeypatch.setattr(provenance, "dirty", lambda: [" M helpers/attacks.py"])
     with pytest.raises(run.Refused, match="commit first, or --allow-dirty:  M helpers/attacks.py"):
         run.record([chapter], "smoke", {}, allow_dirty=False)
 
@@ -96,7 +95,7 @@ def test_without_git_the_code_needs_a_name(chapter, monkeypatch):
     def no_git():
         raise OSError
 
-    monkeypatch.setattr(storage, "dirty", no_git)
+    monkeypatch.setattr(provenance, "dirty", no_git)
     monkeypatch.delenv("BOOK_COMMIT", raising=False)
     with pytest.raises(run.Refused, match="BOOK_COMMIT is not set"):
         run.record([chapter], "smoke", {}, allow_dirty=False)
@@ -201,7 +200,7 @@ def reproduced(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "BOOK", tmp_path / "book")
         monkeypatch.setattr(module, "BUILD", tmp_path / "_build")
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    monkeypatch.setattr(run.storage, "commit", lambda: "toy")
+    monkeypatch.setattr(provenance, "commit", lambda: "toy")
     monkeypatch.setattr(run, "copy_source", lambda *_: None)
     monkeypatch.setattr(run, "build_site", lambda *_: "no site")
     monkeypatch.setattr(run, "_run_all", lambda homes, *_: [(store(h / "results", "p", row(p.stem))) for p, h in homes.items()])
