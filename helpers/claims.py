@@ -61,13 +61,13 @@ def declared(paper: str, source: str) -> dict:
     entry has its place in the paper. "averaged" is the number of runs that a printed number is the mean of; every other name is
     one of the settings or "<role> images", see `reduced`. raises ValueError for an entry without name, value or place
     """
-    general, own = {}, {}
+    found = {}  # in the order of the file
     for entry in tomllib.loads((CLAIMS / f"{paper}.toml").read_text(encoding="utf-8"))["declared"]:
         if {"name", "value", "place"} - entry.keys() or entry.keys() - {"name", "value", "place", "of"}:
             raise ValueError(f"claims/{paper}.toml: an entry has name, value, place and perhaps `of`, not {entry}")
-        if source in entry.get("of", [source]):
-            (own if "of" in entry else general)[entry["name"]] = entry["value"]
-    return general | own
+        if source in entry.get("of", [source]) and ("of" in entry or entry["name"] not in found):
+            found[entry["name"]] = entry["value"]
+    return found
 
 
 def value(cells: pd.DataFrame, source: str, row: str, column: str) -> float:
@@ -327,7 +327,7 @@ def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
         mine = settings.get(name, sizes.get(name))
         if mine is None:
             raise KeyError(f"nothing named {name!r} among the settings or the data of the row")
-        if mine != value and (isinstance(value, str | list) or mine < value):
+        if mine != value and (isinstance(value, str | list | dict) or mine < value):
             words = [f"{v:,}" if isinstance(v, int) else str(v) for v in (mine, value)]
             marks.append(f"{name}: {' instead of '.join(words)}")
     return marks

@@ -20,9 +20,10 @@ from helpers import results as measured
 from helpers import rows as storage
 from helpers.declaration import RESERVED, Variant, check_declaration
 from helpers.identity import identity
-from helpers.metrics import Right
+from helpers.metrics import Right, Scores
 from helpers.profiles import PROFILES
 from helpers.progress import GridProgress
+from helpers.results import scores_of
 from helpers.rows import RowError
 from helpers.seeding import seeded
 
@@ -227,15 +228,25 @@ class Experiment:
         metric : one that the run returned as a bool array; values : of the arguments, so that one row per seed is left
         raises ValueError where several rows of one seed are left
         """
-        found: dict[int, np.ndarray] = {}
-        for row in self.where(**values).rows.itertuples():
-            if row.seed in found:
-                raise ValueError(f"{self.name} has several rows of seed {row.seed} where {values}: name all its arguments")
-            path = storage.arrays_path(self.path, self._record(row.key))
-            arrays = storage.load_arrays(path) if path.exists() else {}
-            if (name := names.RIGHT.format(metric=metric)) in arrays:
-                found[row.seed] = arrays[name]
+        name = names.RIGHT.format(metric=metric)
+        found = {seed: arrays[name] for seed, arrays in self._arrays_by_seed(values).items() if name in arrays}
         return Right(found, self.records[0]["data"][role]["digest"])
+
+    def scores(self, metric: str, **values) -> dict[int, Scores]:
+        """The scores that an AUROC was computed from, by seed; rows that were stored without them are left out.
+
+        metric : one that the run returned as `Scores`; values : of the arguments, so that one row per seed is left
+        raises ValueError where several rows of one seed are left
+        """
+        found = {seed: scores_of(arrays, metric) for seed, arrays in self._arrays_by_seed(values).items()}
+        return {seed: scores for seed, scores in found.items() if scores is not None}
+
+    def _arrays_by_seed(self, values: dict) -> dict[int, dict[str, np.ndarray]]:
+        rows = self.where(**values).rows
+        if rows.seed.duplicated().any():
+            raise ValueError(f"{self.name} has several rows of one seed where {values}: name all its arguments")
+        paths = {row.seed: storage.arrays_path(self.path, self._record(row.key)) for row in rows.itertuples()}
+        return {seed: storage.load_arrays(path) for seed, path in paths.items() if path.exists()}
 
     def _record(self, key: str) -> dict:
         return next(row for row in self.records if row["key"] == key)

@@ -22,14 +22,14 @@ def split(result: dict, where: str, taken: Iterable[str]) -> tuple[dict[str, flo
     if not isinstance(result, dict) or not result:
         kind = "an empty dict" if result == {} else type(result).__name__
         raise TypeError(f"{where}: the run must return {{metric: number or array}}, not {kind}")
-    metrics, arrays = {}, {}
+    metrics, arrays, scores = {}, {}, {}
     for name, value in result.items():
         if not isinstance(name, str) or not name or name in set(taken):
             raise ValueError(f"{where}: a metric cannot be named {name!r}: it must be a word that no argument of the run has")
         if isinstance(value, Scores):
             sides = {side: _array(scores).astype(np.float32) for side, scores in value.sides().items()}
-            arrays |= {names.SCORES.format(metric=name, side=side): scores for side, scores in sides.items()}
-            value = auroc(*(torch.from_numpy(scores) for scores in sides.values())) if _finite(*sides.values()) else np.nan
+            scores |= {names.SCORES.format(metric=name, side=side): values for side, values in sides.items()}
+            value = auroc(*sides.values()) if _finite(*sides.values()) else np.nan
         value = _array(value)
         if value.ndim == 0:
             metrics[name] = _number(value, where, name)
@@ -38,11 +38,29 @@ def split(result: dict, where: str, taken: Iterable[str]) -> tuple[dict[str, flo
             arrays[names.RIGHT.format(metric=name)] = value
         else:
             arrays[name] = value
+    arrays |= scores
     if wrong := [name for name, a in arrays.items() if a.dtype.kind not in "biuf"]:
         raise TypeError(f"{where}: {', '.join(wrong)} must hold numbers")
     if bad := [name for name, v in {**metrics, **arrays}.items() if not _finite(np.asarray(v))]:
         raise ValueError(f"{where}: {', '.join(bad)} came out as NaN or infinite; such a row is not stored")
-    return metrics, arrays
+    return metrics, arrays | _once(scores)
+
+
+def scores_of(arrays: dict[str, np.ndarray], metric: str) -> Scores | None:
+    """The scores that a metric was computed from, out of a row's stored arrays; None where there are none."""
+    found = [arrays.get(names.SCORES.format(metric=metric, side=side)) for side in ("inside", "outside")]
+    if any(side is None for side in found):
+        return None
+    return Scores(*(arrays[side.item()] if side.dtype.kind == "U" else side for side in found))
+
+
+def _once(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scores that several metrics share, such as those of the clean images, once: the others have the name of the first."""
+    stored, first = {}, {}
+    for name, values in scores.items():
+        same = first.setdefault(values.tobytes(), name)
+        stored[name] = values if same == name else np.array(same)
+    return stored
 
 
 def _array(value) -> np.ndarray:

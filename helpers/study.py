@@ -76,7 +76,8 @@ class Study:
         """Declare an experiment, compute the rows that are missing, and return it with all of them: an `Experiment`.
 
         name : of its file of rows
-        measure : (settings, data, **arguments) -> {metric: number, bool (N,), `metrics.Scores`, or array}, see `results.split`
+        measure : (settings, data, **arguments) -> {metric: number, bool (N,), `metrics.Scores`, or array}, see `results.split`;
+            what it returns is stored as it is at the end, so a mask that is in the result must not be changed afterwards
         data : function of the settings that returns {role: Split}; called only when a row is missing
         over : {argument: values}; `seed` is added, from the settings' "seeds" (how many are wanted)
         version : raise it when the meaning of the run changes but its settings do not

@@ -100,7 +100,7 @@ def paper(
 
     source : of the claims; by : as of `means`; cells : some of the claims instead of all
     declared : the source under which the paper's settings are declared, where it is not `source`
-    images : how many images our rates were measured on, or the role of their split
+    images : how many images our rates were measured on, the setting that says so, or the role of their split
     by_column : {column: what is different there, of `images`, `paper_images`, `sampling`}
     reference : compare drops below this cell, as `drops.compare` does
     also : further words under a cell, by (row, column)
@@ -141,7 +141,10 @@ def _apart(cells: pd.DataFrame, by_column: dict[str, dict]) -> list[tuple[pd.Dat
 
 
 def _images(experiment, images: int | str) -> int:
-    return experiment.images(images) if isinstance(images, str) else images
+    """How many images: a number, one of the experiment's settings, or the role of a split."""
+    if not isinstance(images, str):
+        return images
+    return experiment.settings[images] if images in experiment.settings else experiment.images(images)
 
 
 def _paper_table(result: pd.DataFrame, experiment, also: dict[tuple[str, str], str], group: Callable[[str], str]) -> str:

@@ -283,6 +283,8 @@ def test_what_a_paper_declares_holds_for_all_sources_or_for_those_that_are_named
     assert claims.declared("p", "Table 1") == {"epochs": 50, "eps": [0.1, 0.2]}
     assert claims.declared("p", "Table 2") == claims.declared("p", "§6") == {"epochs": 10}
     assert claims.declared("p", "Table 9") == {"epochs": 50}
+    declaring(tmp_path, monkeypatch, eps + general + own)
+    assert list(claims.declared("p", "Table 1")) == ["eps", "epochs"], "in the order of the file"
 
 
 @pytest.mark.parametrize(

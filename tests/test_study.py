@@ -267,7 +267,7 @@ def test_which_images_were_right_stands_beside_their_mean(book):
     assert {seed: d.tolist() for seed, d in difference.items()} == {0: [1, 0, 0, 0], 1: [1, 0, 0, 0]}
     assert metrics.paired(right, e.right("moved", method="b")) is None, "another number of images"
     assert metrics.paired(right, replace(e.right("acc", method="b"), digest="of other images")) is None
-    with pytest.raises(ValueError, match="several rows of seed 0"):
+    with pytest.raises(ValueError, match="several rows of one seed"):
         e.right("acc")
     plain = run(study("cpu"), counted, data=toy)
     assert plain.right("value", method="a").images == {}, "rows without bits stay valid"
@@ -280,6 +280,20 @@ def test_an_auroc_comes_from_the_scores_that_are_stored(book):
     sides = [arrays[f"scores: AUROC, {side}"] for side in ("inside", "outside")]
     assert all(side.dtype == np.float32 for side in sides)
     assert e.rows.AUROC[0] == pytest.approx(metrics.auroc(*sides)) == pytest.approx(3.5 / 6)
+
+
+def test_scores_that_two_aurocs_share_are_stored_once_and_read_for_both(book):
+    inside, outside = torch.rand(500), torch.rand(500)
+    e = run(study(), measured({"before": Scores(inside, outside), "after": Scores(inside, -outside), "other": 1.0}))
+    arrays = e.arrays()
+    assert sum(a.dtype == np.float32 for a in arrays.values()) == 3 and len(arrays) == 4
+    for metric in ("before", "after"):
+        found = e.scores(metric, method="a")
+        assert sorted(found) == [0, 1] and np.array_equal(found[0].inside, inside)
+        assert metrics.auroc(found[0].inside, found[0].outside) == pytest.approx(e.rows[metric][0], abs=1e-6)
+    assert e.scores("other", method="a") == {}, "a number has none"
+    with pytest.raises(ValueError, match="several rows of one seed"):
+        e.scores("before")
 
 
 # declarations
