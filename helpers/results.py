@@ -64,7 +64,10 @@ def _once(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _array(value) -> np.ndarray:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    value = value.detach().cpu().numpy()
+    return value.reshape(()) if value.size == 1 and value.dtype != bool else value  # such as the length of one image
 
 
 def _number(value: np.ndarray, where: str, name: str) -> float:

@@ -232,7 +232,9 @@ def test_a_run_that_returns_something_else_is_refused_and_nothing_is_stored(book
 
 
 def test_metrics_keep_their_significant_digits(book):
-    rows = run(study(), measured({"tiny": 1.23456789e-9, "large": 123456789.0, "whole": 3, "yes": True})).rows
+    result = {"tiny": 1.23456789e-9, "large": 123456789.0, "whole": 3, "yes": True, "length": torch.tensor([[0.5]])}
+    rows = run(study(), measured(result)).rows
+    assert rows.length[0] == 0.5
     assert rows.tiny[0] == 1.234568e-9 and rows.large[0] == 123456800.0 and rows.whole[0] == 3 and rows.yes[0] == 1
 
 
