@@ -240,7 +240,7 @@ def test_metrics_keep_their_significant_digits(book):
 
 def test_arrays_stand_beside_their_row_with_all_their_digits(book):
     def measure(s, data, *, method, seed):
-        return {"n": 1, "points": np.array([[1 / 3, 2e-6]]), "label": torch.tensor([3 + seed]), "wide": np.array([1e300])}
+        return {"n": 1, "points": np.array([[1 / 3, 2e-6]]), "label": np.array([3 + seed]), "wide": np.array([1e300])}
 
     e = run(study(), measure)
     arrays = e.arrays(next(e.rows.itertuples()))
