@@ -16,7 +16,7 @@ from helpers.profiles import PROFILES, parse_seeds
 from helpers.progress import ChapterProgress
 from helpers.reproduction import compare
 from helpers.rows import ROOT, RowError
-from helpers.scratch import locked, on_stop, private_folder
+from helpers.scratch import locked, on_stop, private_folder, write_whole
 
 BANNER = "tables and figures show this run; the text between them, and pages without numbers of their own, describe the book's."
 
@@ -109,14 +109,14 @@ def _reproduce_one(path: Path, home: Path, *, profile: str, parameters: dict, id
     """A chapter's part of `reproduce`. Returns what stopped it, empty if nothing did."""
     marker = home / "made-by"
     try:
-        if home.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == identity):
-            shutil.rmtree(home)
-        home.mkdir(parents=True, exist_ok=True)
-        marker.write_text(identity, encoding="utf-8")
+        if not (marker.exists() and marker.read_text(encoding="utf-8") == identity):
+            shutil.rmtree(home, ignore_errors=not home.exists())
+            home.mkdir(parents=True)
+            write_whole(marker, identity)  # a marker that a kill left half written would cost all that is stored
         with environment(BOOK_RESULTS=str(home)):
             execute(path, home / path.name, {**parameters, "profile": profile})
         _tidy_file(home / path.name, profile)
-        marker.write_text("finished", encoding="utf-8")
+        write_whole(marker, "finished")
     except Refused as refused:
         return refused.message
     except OSError as error:

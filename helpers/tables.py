@@ -336,10 +336,10 @@ def scoreboard(study, page: str, title: str, sources: Callable[[str], bool] = bo
 
 
 def status(study) -> HTML:
-    """Where a chapter's numbers come from: one line per experiment, linked to its rows."""
-    lines = [e.status() for e in study.experiments]
-    body = [
-        [rows_link(e, "", line["experiment"]), *(escape(str(v)) for k, v in line.items() if k != "experiment")]
-        for e, line in zip(study.experiments, lines, strict=True)
-    ]
-    return HTML(table(list(lines[0]), body))
+    """Where a chapter's numbers come from: one line per experiment, linked to its rows; notes stand beneath its name."""
+    lines, body = [e.status() for e in study.experiments], []
+    for e, line in zip(study.experiments, lines, strict=True):
+        name, notes = line.pop("experiment"), line.pop("notes")
+        more = f'<br><span class="paper">{escape(notes)}</span>' if notes else ""
+        body.append([rows_link(e, "", name) + more, *(escape(str(v)) for v in line.values())])
+    return HTML(table(["experiment", *lines[0]], body))
