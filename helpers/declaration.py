@@ -38,12 +38,14 @@ class Variant:
         return [key_of(name, args, self.settings(profile), self.version) for args in arguments]
 
 
-def check_declaration(name: str, over: dict, profiles: dict) -> None:
+def check_declaration(name: str, over: dict, profiles: dict, version: int) -> None:
     """raises ValueError or TypeError for a name, arguments or settings that rows could not be kept by"""
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(f"an experiment's name is a file's name: letters, digits, _ and -, not {name!r}")
     if set(profiles) != set(PROFILES):
         raise ValueError(f"{name}: settings are needed for {', '.join(PROFILES)}, not {', '.join(profiles)}")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ValueError(f"{name}: the version is a whole number, not {version!r}")
     for profile, settings in profiles.items():
         seeds = settings.get("seeds") if isinstance(settings, dict) else None
         if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
@@ -54,6 +56,8 @@ def check_declaration(name: str, over: dict, profiles: dict) -> None:
             raise ValueError(f"{name}: {argument!r} cannot be an argument of the run")
         if not isinstance(values, list | tuple | range) or not len(values):
             raise ValueError(f"{name}: the values of {argument} must be a list that is not empty, not {values!r}")
+        if not all(isinstance(v, str | int | float) or v is None for v in values):
+            raise ValueError(f"{name}: the values of {argument} must be words, numbers or None, not {list(values)!r}")
         if len({canonical(v) for v in values}) < len(values):
             raise ValueError(f"{name}: {argument} has a value twice: {list(values)!r}")
     groups: dict[str, tuple] = {}

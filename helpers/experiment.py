@@ -56,9 +56,13 @@ class Experiment:
         **profiles: dict,
     ):
         self.study, self.name, self.measure, self.data = study, name, measure, data
+        if not isinstance(over or {}, Mapping):
+            raise TypeError(f"{name}: `over` must be a dict of lists, such as {{'method': ['FGS']}}, not {over!r}")
         self.over, self.version, self.profiles = dict(over or {}), version, profiles
-        check_declaration(name, self.over, profiles)
-        self.variants = [Variant(version, self.over, profiles), *(self._earlier(**earlier) for earlier in replaces)]
+        check_declaration(name, self.over, profiles, version)
+        if not callable(measure) or not callable(data):
+            raise TypeError(f"{name}: the run and `data` must be functions: (settings, data, **arguments) and (settings)")
+        self.variants = [Variant(version, self.over, profiles), *map(self._earlier, replaces)]
         self.code = identity(measure, data)
         self.records: list[dict] = []
         self.rows = pd.DataFrame()
@@ -115,7 +119,7 @@ class Experiment:
         started = time.monotonic()
         self.study.opened = {}
         with seeded(args["seed"], self.study.device):
-            result = self.measure(self.settings, data, **args)
+            result = self.measure(copy.deepcopy(self.settings), data, **args)  # a run that changes its own changes no key
         metrics, arrays = measured.split(result, f"{self.name} {args}", {*args, *RESERVED})
         row = {
             "run": self.name,
@@ -154,12 +158,18 @@ class Experiment:
             self.study.say(f"{self.name} has the seeds 0 to {len(own) - 1} and none that was asked for: it takes its own")
         return seeds or list(own)
 
-    def _earlier(self, *, why: str, version: int | None = None, over: dict | None = None, **profiles: dict) -> Variant:
+    def _earlier(self, earlier: dict) -> Variant:
         """A variant that this experiment replaces: what is not given is as at present."""
-        if not why or (version, over, profiles) == (None, None, {}) or not profiles.keys() <= set(PROFILES):
-            raise ValueError(f"{self.name}: what it replaces needs `why`, and a version, `over` or settings that differ")
-        merged = {p: {"seeds": self.profiles[p]["seeds"], **profiles.get(p, self.profiles[p])} for p in PROFILES}
-        return Variant(self.version if version is None else version, self.over if over is None else dict(over), merged, why)
+        known = {"why", "version", "over", *PROFILES}
+        if not isinstance(earlier, dict) or not earlier.get("why") or not earlier.keys() <= known:
+            raise ValueError(f"{self.name}: `replaces` is a list of dicts of `why`, and of {', '.join(sorted(known - {'why'}))}")
+        profiles = {p: {"seeds": self.profiles[p]["seeds"], **earlier.get(p, self.profiles[p])} for p in PROFILES}
+        variant = Variant(earlier.get("version", self.version), dict(earlier.get("over", self.over)), profiles, earlier["why"])
+        if (variant.version, variant.over, variant.profiles) == (self.version, self.over, self.profiles):
+            raise ValueError(
+                f"{self.name}: what it replaces ({variant.why}) is what it has: give the version or settings that differ"
+            )
+        return variant
 
     def _shown(self) -> tuple[str, Variant, list[int]]:
         for profile in PROFILES:
@@ -197,6 +207,8 @@ class Experiment:
     def where(self, **values) -> "Experiment":
         """This experiment with those rows whose arguments have the given values; a list means any of them. raises KeyError"""
         rows = self.rows
+        if unknown := values.keys() - set(rows):
+            raise KeyError(f"{self.name} has no column {', '.join(sorted(unknown))}; it has: {', '.join(rows)}")
         for argument, value in values.items():
             rows = rows[rows[argument].isin(value if isinstance(value, list | tuple | set) else [value])]
         if rows.empty:
@@ -219,8 +231,13 @@ class Experiment:
 
     def arrays(self, row=None, **values) -> dict[str, np.ndarray]:
         """The arrays that a run returned: of a row of `rows`, else of the first row whose arguments have the given values."""
-        key = row.key if row is not None else self.where(**values).rows["key"].iloc[0]
-        return storage.load_arrays(storage.arrays_path(self.path, self._record(key)))
+        record = self._record(row.key if row is not None else self.where(**values).rows["key"].iloc[0])
+        path = storage.arrays_path(self.path, record)
+        if not path.exists():
+            raise RowError(
+                f"no arrays are stored beside row {record['key']} of {self.name}: its run returned none, or {path} is gone"
+            )
+        return storage.load_arrays(path)
 
     def right(self, metric: str, role: str = "test", **values) -> Right:
         """Which images of a split were right, one row per seed; rows that were stored without it are left out.
@@ -229,7 +246,7 @@ class Experiment:
         raises ValueError where several rows of one seed are left
         """
         name = names.RIGHT.format(metric=metric)
-        found = {seed: arrays[name] for seed, arrays in self._arrays_by_seed(values).items() if name in arrays}
+        found = {seed: arrays[name] for seed, arrays in self._arrays_by_seed(metric, values).items() if name in arrays}
         return Right(found, self.records[0]["data"][role]["digest"])
 
     def scores(self, metric: str, **values) -> dict[int, Scores]:
@@ -238,11 +255,13 @@ class Experiment:
         metric : one that the run returned as `Scores`; values : of the arguments, so that one row per seed is left
         raises ValueError where several rows of one seed are left
         """
-        found = {seed: scores_of(arrays, metric) for seed, arrays in self._arrays_by_seed(values).items()}
+        found = {seed: scores_of(arrays, metric) for seed, arrays in self._arrays_by_seed(metric, values).items()}
         return {seed: scores for seed, scores in found.items() if scores is not None}
 
-    def _arrays_by_seed(self, values: dict) -> dict[int, dict[str, np.ndarray]]:
+    def _arrays_by_seed(self, metric: str, values: dict) -> dict[int, dict[str, np.ndarray]]:
         rows = self.where(**values).rows
+        if metric not in rows:
+            raise KeyError(f"{self.name} has no metric {metric!r}; it has: {', '.join(rows)}")
         if rows.seed.duplicated().any():
             raise ValueError(f"{self.name} has several rows of one seed where {values}: name all its arguments")
         paths = {row.seed: storage.arrays_path(self.path, self._record(row.key)) for row in rows.itertuples()}

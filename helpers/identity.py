@@ -76,12 +76,22 @@ class _Code:
             texts = [text for s in found if (text := self.statement(namespace, s, name))]
             if texts:
                 self.groups.add((name, *texts))
+            if any(name in s.repeats for s in found):  # its text is the same in every round of the loop
+                self.groups.add((name, "in this round", repr(self.round(value))))
         elif value is not _MISSING and not HIDDEN.fullmatch(name):
             found = self.described(value)
             if found != ("digest", _digest(("name", name))):  # by `import *`: its statements are there
                 self.groups.add((name, found))
         elif not hasattr(builtins, name) and not HIDDEN.fullmatch(name):
             self.groups.add((name, "unbound"))
+
+    def round(self, value):
+        """What a name holds in the present round of a loop: a plain value, or what a function was given by default."""
+        if isinstance(value, FunctionType):
+            return "function", [self.round(v) for v in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())]
+        if type(value) in (list, tuple):
+            return type(value).__name__, [self.round(v) for v in value]
+        return self.described(value) if type(value) in SCALARS else ("object", type(value).__name__)
 
     def statement(self, namespace: dict, s: Statement, name: str | None = None) -> str:
         """Add what a statement reads; returns its text. An import has none: what it imports is followed instead."""

@@ -46,6 +46,7 @@ class GridProgress:
 
     def __exit__(self, *_) -> None:
         if self.bar is not None:
+            self.bar.set_description_str(f"{self.run}: {self.stored} of {self.total} stored")
             self.bar.close()
 
     def at(self, args: dict) -> None:

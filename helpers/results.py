@@ -8,6 +8,7 @@ import torch
 from helpers import names
 from helpers.metrics import Scores, auroc
 
+KEPT = tuple(name.partition("{")[0] for name in (names.RIGHT, names.SCORES))  # how names begin that are written here
 DIGITS = 7  # significant ones, of a stored metric: what a float32 holds
 
 
@@ -24,8 +25,11 @@ def split(result: dict, where: str, taken: Iterable[str]) -> tuple[dict[str, flo
         raise TypeError(f"{where}: the run must return {{metric: number or array}}, not {kind}")
     metrics, arrays, scores = {}, {}, {}
     for name, value in result.items():
-        if not isinstance(name, str) or not name or name in set(taken):
-            raise ValueError(f"{where}: a metric cannot be named {name!r}: it must be a word that no argument of the run has")
+        if not isinstance(name, str) or not name or name in set(taken) or name.startswith(KEPT):
+            raise ValueError(
+                f"{where}: a metric cannot be named {name!r}: it must be a word that no argument has, "
+                f"and that does not begin with {' or '.join(map(repr, KEPT))}"
+            )
         if isinstance(value, Scores):
             sides = {side: _array(scores).astype(np.float32) for side, scores in value.sides().items()}
             scores |= {names.SCORES.format(metric=name, side=side): values for side, values in sides.items()}
@@ -33,7 +37,9 @@ def split(result: dict, where: str, taken: Iterable[str]) -> tuple[dict[str, flo
         value = _array(value)
         if value.ndim == 0:
             metrics[name] = _number(value, where, name)
-        elif value.ndim == 1 and value.dtype == bool and len(value):
+        elif value.dtype == bool:
+            if value.ndim != 1 or not len(value):
+                raise ValueError(f"{where}: {name} says which images were right: bool (N,), N at least 1, not {value.shape}")
             metrics[name] = _number(value.mean(), where, name)
             arrays[names.RIGHT.format(metric=name)] = value
         else:

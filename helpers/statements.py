@@ -13,6 +13,7 @@ from types import CodeType, ModuleType
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 PLAIN = (*DEFINITIONS, ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom)
+ASKING = {"copy", "count", "get", "head", "index", "items", "keys", "tail", "values"}  # methods that leave their object as it is
 FILLING = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
 RUNNING = {"time", "timeit", "capture", "prun"}  # magics whose text is code
 
@@ -71,6 +72,7 @@ class Statement:
             self._note(n, reads)
         plain = isinstance(node, PLAIN) and not (isinstance(node, ast.AnnAssign) and node.value is None)
         self.plain = self.binds - reads if plain else set()
+        self.repeats = self.binds if isinstance(node, ast.For | ast.While | ast.AsyncFor) else set()
         self.imported = {}  # name: (module, name there)
         if isinstance(node, ast.ImportFrom):
             self.imported = {a.asname or a.name: ("." * node.level + (node.module or ""), a.name) for a in node.names}
@@ -106,7 +108,7 @@ class Statement:
         """A statement that is only a call, or a decorator: it may change its object, its arguments, or globals."""
         if isinstance(function, ast.Name):
             self.callees.add(function.id)
-        else:
+        elif not (isinstance(function, ast.Attribute) and function.attr in ASKING):
             self.calls.add(root(function))
         self.passes += [(function, a.id) for a in arguments if isinstance(a, ast.Name)]
 

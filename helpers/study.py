@@ -79,11 +79,11 @@ class Study:
         measure : (settings, data, **arguments) -> {metric: number, bool (N,), `metrics.Scores`, or array}, see `results.split`;
             what it returns is stored as it is at the end, so a mask that is in the result must not be changed afterwards
         data : function of the settings that returns {role: Split}; called only when a row is missing
-        over : {argument: values}; `seed` is added, from the settings' "seeds" (how many are wanted)
+        over : {argument: values, words or numbers}; `seed` is added, from the settings' "seeds" (how many are wanted)
         version : raise it when the meaning of the run changes but its settings do not
         replaces : what its rows were made by before, shown while the new ones are being made: dicts of `why`, and of those of
             `version`, `over`, `smoke`, `cpu`, `paper` that were different
-        smoke, cpu, paper : the settings, plain JSON values
+        smoke, cpu, paper : the settings of all three profiles, plain JSON values, among them "seeds"; `per_profile` writes them
         """
         there = [e.name for e in self.experiments]
         if name in there and self.record:

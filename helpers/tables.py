@@ -119,6 +119,8 @@ def paper(
         result = drops.compare(cells, experiment.rows, source, reference, row_axis=by, **how)
     else:
         parts = []
+        if mine.empty:
+            raise KeyError(f"the claims have no numbers from {source!r}")
         for columns, changed in _apart(mine, by_column or {}):
             options = {**how, **changed}
             options["images"] = _images(experiment, options["images"])

@@ -434,6 +434,21 @@ def test_the_identity_is_the_same_in_every_process(session, tmp_path):
     assert done.stdout.split()[-1] == session(*cells, given=given)
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["def measure(): return k", "def measure(k=k): return k", "def measure(*, k=(k, 'x')): return k", "measure = lambda: k"],
+)
+def test_each_round_of_a_loop_is_code_of_its_own(session, body):
+    loop = f"rounds = []\nfor k in (1, 2):\n    {body}\n    rounds.append(identity(measure))\nassert len(set(rounds)) == 2"
+    session(loop, loop, given="1")
+
+
+def test_asking_an_object_is_no_change_of_it(session):
+    cells = "cfg = {'a': 1}", "def measure(): return cfg['a']"
+    asked = "print(cfg['a']); cfg.get('a'); len(cfg); cfg.keys(); cfg.copy(); _ = cfg.items()"
+    assert session(*cells, asked) == session(*cells) != session(*cells, "cfg.pop('b', 0)")
+
+
 def test_text_that_python_warns_of_says_nothing(session, recwarn):
     session("from pathlib import Path", "def measure(): return 1, '\\d'" + " is ()")
     assert {str(w.filename) for w in recwarn if "unknown" in str(w.filename) or "slice" in str(w.filename)} == set()

@@ -223,6 +223,10 @@ def measured(result):
         ({"seed": 1.0}, "a metric cannot be named 'seed'"),
         ({"key": 1.0}, "a metric cannot be named 'key'"),
         ({1: 1.0}, "a metric cannot be named 1"),
+        ({"right: m": np.arange(3)}, "does not begin with 'right: ' or 'scores: '"),
+        ({"scores: m, inside": np.arange(3.0)}, "does not begin with"),
+        ({"mask": torch.ones(0, dtype=torch.bool)}, r"mask says which images were right: bool \(N,\)"),
+        ({"mask": np.ones((1, 2), dtype=bool)}, r"mask says which images were right: bool \(N,\)"),
     ],
 )
 def test_a_run_that_returns_something_else_is_refused_and_nothing_is_stored(book, result, message):
@@ -271,7 +275,13 @@ def test_which_images_were_right_stands_beside_their_mean(book):
     assert metrics.paired(right, replace(e.right("acc", method="b"), digest="of other images")) is None
     with pytest.raises(ValueError, match="several rows of one seed"):
         e.right("acc")
+    with pytest.raises(KeyError, match="no metric 'accc'; it has: .*acc"):
+        e.right("accc", method="a")
+    with pytest.raises(KeyError, match="no column widht; it has: method, seed"):
+        e.where(widht=16)
     plain = run(study("cpu"), counted, data=toy)
+    with pytest.raises(RowError, match="its run returned none"):
+        plain.arrays()
     assert plain.right("value", method="a").images == {}, "rows without bits stay valid"
 
 
@@ -318,6 +328,8 @@ def test_a_name_that_is_no_files_name_is_refused(book, name):
         ({"seed": [1]}, "cannot be an argument"),
         ({"key": [1]}, "cannot be an argument"),
         ({"a b": [1]}, "cannot be an argument"),
+        ({"method": [["a"], ["b"]]}, "must be words, numbers or None"),
+        ({"method": [{"a": 1}]}, "must be words, numbers or None"),
     ],
 )
 def test_arguments_that_rows_could_not_be_told_apart_by_are_refused(book, over, message):
@@ -430,10 +442,40 @@ def test_a_page_keeps_its_numbers_while_better_rows_are_being_made(book):
     assert shown(**later).profile == "paper", "a better profile comes before newer settings"
 
 
-@pytest.mark.parametrize("earlier", [{"version": 1}, {"why": "no reason"}, {"why": "x", "gpu": {}}])
-def test_what_is_replaced_needs_a_reason_and_a_difference(book, earlier):
-    with pytest.raises((ValueError, TypeError)):
+@pytest.mark.parametrize(
+    ("earlier", "message"),
+    [
+        ({"version": 1}, "dicts of `why`, and of cpu, over, paper, smoke, version"),
+        ({"why": "x", "versoin": 1}, "dicts of `why`"),
+        ("version", "dicts of `why`"),
+        ({"why": "no difference"}, "is what it has: give the version or settings that differ"),
+        ({"why": "the same", "version": 2, "cpu": PROFILES["cpu"]}, "is what it has"),
+    ],
+)
+def test_what_is_replaced_needs_a_reason_and_a_difference(book, earlier, message):
+    with pytest.raises(ValueError, match=message):
         run(study(), counted, version=2, replaces=[earlier])
+
+
+@pytest.mark.parametrize("version", ["2", 1.5, True, None])
+def test_a_version_is_a_whole_number(book, version):
+    with pytest.raises(ValueError, match="a whole number"):
+        run(study(), counted, version=version)
+
+
+@pytest.mark.parametrize("wrong", [{"data": {"test": TOY}}, {"data": TOY}, {"over": ["a"]}])
+def test_what_is_no_function_or_no_dict_is_refused(book, wrong):
+    with pytest.raises(TypeError, match="must be functions|must be a dict of lists"):
+        run(study(), counted, **wrong)
+
+
+def test_a_run_that_changes_its_settings_changes_no_key(book):
+    def measure(s, data, *, method, seed):
+        s["width"] = s["added"] = 99
+        return {"value": s["width"]}
+
+    e = run(study(), measure)
+    assert e.settings == PROFILES["smoke"] and [row["settings"] for row in e.records] == [{"width": 2}] * 4
 
 
 def test_report_without_rows_says_what_to_do(book):
