@@ -63,8 +63,9 @@ def declared(paper: str, source: str) -> dict:
     """
     found = {}  # in the order of the file
     for entry in tomllib.loads((CLAIMS / f"{paper}.toml").read_text(encoding="utf-8"))["declared"]:
-        if {"name", "value", "place"} - entry.keys() or entry.keys() - {"name", "value", "place", "of"}:
-            raise ValueError(f"claims/{paper}.toml: an entry has name, value, place and perhaps `of`, not {entry}")
+        wrong = {"name", "value", "place"} - entry.keys() or entry.keys() - {"name", "value", "place", "of"}
+        if wrong or not isinstance(entry.get("of", []), list):
+            raise ValueError(f"claims/{paper}.toml: an entry has name, value, place and perhaps `of`, a list, not {entry}")
         if source in entry.get("of", [source]) and ("of" in entry or entry["name"] not in found):
             found[entry["name"]] = entry["value"]
     return found
@@ -327,7 +328,8 @@ def reduced(settings: dict, data: dict, declared: dict) -> list[str]:
         mine = settings.get(name, sizes.get(name))
         if mine is None:
             raise KeyError(f"nothing named {name!r} among the settings or the data of the row")
-        if mine != value and (isinstance(value, str | list | dict) or mine < value):
+        numbers = all(isinstance(v, int | float) for v in (mine, value))
+        if mine != value and (not numbers or mine < value):
             words = [f"{v:,}" if isinstance(v, int) else str(v) for v in (mine, value)]
             marks.append(f"{name}: {' instead of '.join(words)}")
     return marks

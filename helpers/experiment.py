@@ -98,15 +98,18 @@ class Experiment:
         there = [stored[key] for key in wanted if key not in todo]
         if not todo and not (self.study.working and _newest_file(self.study.data_root) > min(row["utc"] for row in there)):
             return
+        self.study.opened = {}
         data = self.data(self.settings)
-        if self.study.working:
-            digests = {role: split.digest for role, split in data.items()}
-            todo |= {row["key"] for row in there if {role: split["digest"] for role, split in row["data"].items()} != digests}
+        digests, shared = {role: split.digest for role, split in data.items()}, self.study.opened
+        other = [row for row in there if _digests(row) != digests]
+        if other and not self.study.working:  # before anything is computed that could not stand beside them
+            self._same_data([*other, {"data": {r: {"name": v.name, "digest": v.digest} for r, v in data.items()}}])
+        todo |= {row["key"] for row in other}
         with GridProgress(self.name, len(wanted), len(wanted) - len(todo)) as progress:
             for key, args in wanted.items():
                 if key in todo:
                     progress.at(args)
-                    row, arrays = self._compute(key, args, data)
+                    row, arrays = self._compute(key, args, data, shared)
                     if self.study.working:
                         stored[key] = storage.replace(self.path, row, arrays)
                     elif storage.append(self.path, row, arrays):
@@ -115,9 +118,9 @@ class Experiment:
                         stored[key] = storage.read(self.path)[key]
                     progress.done()
 
-    def _compute(self, key: str, args: dict, data: dict) -> tuple[dict, dict]:
+    def _compute(self, key: str, args: dict, data: dict, shared: dict) -> tuple[dict, dict]:
         started = time.monotonic()
-        self.study.opened = {}
+        self.study.opened = dict(shared)  # networks that the data come from
         with seeded(args["seed"], self.study.device):
             result = self.measure(copy.deepcopy(self.settings), data, **args)  # a run that changes its own changes no key
         metrics, arrays = measured.split(result, f"{self.name} {args}", {*args, *RESERVED})
@@ -141,14 +144,18 @@ class Experiment:
         return row, arrays
 
     def _take(self, records: list[dict]) -> None:
-        for role in records[0]["data"]:
-            digests = {row["data"].get(role, {}).get("digest") for row in records}
-            if len(digests) > 1:
-                name = records[0]["data"][role]["name"]
-                what = f"its rows were measured on different versions of {name}, as {role}"
-                raise RowError(f"{self.path}: {what}; delete those that you do not want")
+        self._same_data(records)
         self.records = records
         self.rows = pd.DataFrame([{**row["args"], **row["metrics"], "key": row["key"]} for row in records])
+
+    def _same_data(self, rows: list[dict]) -> None:
+        """raises RowError where rows were measured on different data"""
+        for role in dict.fromkeys(role for row in rows for role in row["data"]):
+            splits = [row["data"].get(role, {"name": "nothing", "digest": ""}) for row in rows]
+            if len({split["digest"] for split in splits}) > 1:
+                name = max((split["name"] for split in splits), key=lambda name: name != "nothing")
+                what = f"its rows were measured on different versions of {name}, as {role}"
+                raise RowError(f"{self.path}: {what}; delete those that you do not want")
 
     def _asked(self) -> list[int]:
         own = range(self.profiles[self.study.profile]["seeds"])
@@ -318,11 +325,16 @@ class Experiment:
         }
 
 
+def _digests(row: dict) -> dict[str, str]:
+    return {role: split["digest"] for role, split in row["data"].items()}
+
+
 def _newest_file(data_root) -> str:
     """When the newest file of the datasets was changed, as rows write their time; "" where there is none."""
     try:
         root = Path(data_root).expanduser() if data_root else datasets.default_root()
-        newest = max((entry.stat().st_mtime for entry in os.scandir(root)), default=0.0)
+        # a copy may keep the old file's time; when it came here it does not keep
+        newest = max((max(entry.stat().st_mtime, entry.stat().st_ctime) for entry in os.scandir(root)), default=0.0)
     except (OSError, RuntimeError):
         return ""
     return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -32,8 +32,8 @@ class Trained:
         self.about = {"name": name, "args": args, "settings": settings, "data": [data.name, data.digest], "version": version}
         self.code = identity(build, train)
         key = key_of(name, args, {**settings, "digest": data.digest, "code": self.code}, version)
-        words = re.sub(r"[^\w .,=+-]", "_", "-".join(str(v) for v in args.values()))  # it is part of a file's name
-        self.path: Path = study.networks / f"{name}-{words}-{key}.safetensors"
+        words = re.sub(r"[^\w .,=+-]", "_", "-".join(map(str, (name, *args.values()))))  # it is part of a file's name
+        self.path: Path = study.networks / f"{words}-{key}.safetensors"
         self.history: list[dict] = []
 
     def open(self) -> torch.nn.Module:
@@ -44,7 +44,9 @@ class Trained:
         args, settings = self.about["args"], self.about["settings"]
         with seeded(args["seed"], self.study.device):
             network = self.build(settings, **args).to(self.study.device)
+            before, self.study.opened = self.study.opened, {}
             commit = self._load(network) if self.path.exists() else self._train(network)
+            self.study.opened = before | self.study.opened  # with those that its training used
         seconds = round(sum(epoch["seconds"] for epoch in self.history), 1)
         self.study.opened[self.path.stem] = {"seconds": seconds, "commit": commit}
         return network.eval()
@@ -58,6 +60,7 @@ class Trained:
             with safe_open(self.path, "pt") as file:
                 metadata = file.metadata()
             self.history = json.loads(metadata["history"])
+            self.study.opened |= json.loads(metadata["networks"])
             return metadata["commit"]
         except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
@@ -80,6 +83,7 @@ class Trained:
         metadata = {
             "about": json.dumps(self.about),
             "history": json.dumps(self.history),
+            "networks": json.dumps(self.study.opened),
             "code": self.code,
             "commit": commit,
             "versions": json.dumps(provenance.versions()),

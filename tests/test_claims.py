@@ -268,6 +268,15 @@ def test_reduced_names_what_is_smaller_than_the_paper_declares():
     ]
     with pytest.raises(KeyError, match="width"):
         claims.reduced(settings, data, {"width": 3})
+    assert claims.reduced(settings, data, {"seeds": 5, "hidden": [256, 256]}) == ["seeds: 3 instead of 5"], (
+        "a setting of no group"
+    )
+    other = {"network": "cnn", "shape": {"widths": [64]}, "eps": None}
+    assert claims.reduced({"t": {"network": "vgg16", "shape": {"widths": [9]}, "eps": 3}}, {}, other | {"eps": "3"}) == [
+        "network: vgg16 instead of cnn",
+        "shape: {'widths': [9]} instead of {'widths': [64]}",
+        "eps: 3 instead of 3",
+    ]
 
 
 def declaring(tmp_path, monkeypatch, text):
@@ -288,7 +297,13 @@ def test_what_a_paper_declares_holds_for_all_sources_or_for_those_that_are_named
 
 
 @pytest.mark.parametrize(
-    "entry", ['name = "epochs"\nvalue = 5', 'name = "epochs"\nvalue = 5\nplace = ""\nsource = "x"', "value = 1"]
+    "entry",
+    [
+        'name = "epochs"\nvalue = 5',
+        'name = "epochs"\nvalue = 5\nplace = ""\nsource = "x"',
+        "value = 1",
+        'name = "a"\nvalue = 5\nplace = "§1"\nof = "Table 1"',
+    ],
 )
 def test_a_declared_setting_without_its_place_in_the_paper_is_refused(tmp_path, monkeypatch, entry):
     declaring(tmp_path, monkeypatch, f"[[declared]]\n{entry}\n")

@@ -177,7 +177,9 @@ def test_a_changed_file_of_data_makes_its_rows_anew(book, calls):
 
     run(study(data_root=root), counted, data=from_file)
     (root / "toy.npz").write_bytes(b"x")
-    os.utime(root / "toy.npz", (time.time() + 5, time.time() + 5))
+    time.sleep(1.1)  # rows write their time in seconds
+    (root / "toy.npz").write_bytes(b"y")
+    os.utime(root / "toy.npz", (0, 0))  # as a copy that keeps its time
     run(study(data_root=root), counted, data=from_file)
     assert len(calls) == 4, "a newer file with the same images changes nothing"
     split["now"] = replace(TOY, images=TOY.images / 2)
@@ -190,8 +192,12 @@ def test_rows_of_other_data_are_not_mixed_when_recording(book):
         return lambda s: {"test": TOY[:n]}
 
     run(study(seeds="0", record=True), counted, data=split(3))
+    before = (book / "results/p/smoke/t.jsonl").read_bytes()
     with pytest.raises(RowError, match="different versions of toy/test, as test"):
         run(study(record=True), counted, data=split(4))
+    with pytest.raises(RowError, match="different versions of toy/more, as more"):
+        run(study(record=True), counted, data=lambda s: {**split(3)(s), "more": replace(TOY, name="toy/more")})
+    assert (book / "results/p/smoke/t.jsonl").read_bytes() == before, "nothing is computed that could not stand beside them"
 
 
 # what a run may return
@@ -637,6 +643,28 @@ def test_arguments_never_leave_the_folder_of_the_networks(book):
     s = study()
     path = s.trained("net", network, untrained, settings={}, data=TOY, of="../../x", seed=0).path
     assert path.parent == s.networks
+
+
+def test_a_row_names_the_networks_that_its_networks_and_its_data_came_from(book):
+    s = study()
+
+    def inner():
+        return s.trained("inner", network, untrained, settings={}, data=TOY, seed=0)
+
+    def train(n, d, settings, **_):
+        inner().open()
+        return untrained(n, d, settings, seed=0, checkpoint=None)
+
+    def measure(_, d, *, method, seed):
+        s.trained("outer", network, train, settings={}, data=TOY, seed=0).open()
+        return {"value": 1}
+
+    def data(_):
+        s.trained("of the data", network, untrained, settings={}, data=TOY, seed=0).open()
+        return {"test": TOY}
+
+    e = run(s, measure, data=data)  # the first row trains, the others load
+    assert all([name.split("-")[0] for name in row["networks"]] == ["of the data", "inner", "outer"] for row in e.records)
 
 
 def test_a_network_that_cannot_be_written_is_one_clear_line(book, monkeypatch):
