@@ -126,6 +126,7 @@ def reproduced(tmp_path_factory):
     return copy, done, committed
 
 
+@pytest.mark.timeout(3000)  # six chapters beside the other tests
 class TestReproduce:
     def test_every_stored_smoke_row_comes_out_again(self, reproduced):
         copy, done, _ = reproduced

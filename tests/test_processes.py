@@ -60,7 +60,7 @@ def test_a_signal_ends_kernels_and_workers_with_one_line(busy, number, chapters)
     kernels = busy.kernels(len(chapters.split(",")))
     started = time.monotonic()
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and time.monotonic() - started < 8
     assert "run: interrupted" in err.splitlines()[-1] and "Traceback" not in err
     assert not any(map(alive, kernels)) and not list(busy.temporary.iterdir())
@@ -70,7 +70,7 @@ def test_a_signal_ends_a_chapter_at_report(busy):
     process = busy.start("--profile", "report", "--chapters", "02", environment={**busy.extra, "BOOK_CHAPTER": "02_b"})
     kernels = busy.kernels(1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in err and not any(map(alive, kernels))
 
 
@@ -78,7 +78,7 @@ def test_a_killed_runner_leaves_no_kernels_and_the_next_start_clears_its_folders
     process = busy.start("--chapters", "01,02", environment=busy.extra)
     kernels = busy.kernels(2)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert until(lambda: not any(map(alive, kernels)), 15)
     with scratch.private_folder(busy.temporary) as folder:
         assert [p for p in busy.temporary.iterdir() if p.name.startswith("book-")] == [folder]
@@ -104,7 +104,7 @@ def test_a_second_reproduction_of_a_chapter_is_refused_and_disturbs_nothing(busy
     assert "run: another process is at 01_a in" in second.stderr.splitlines()[-1]
     assert alive(kernel) and first.poll() is None and (busy.root / "_build/reproduced/smoke/01_a/made-by").exists()
     first.terminate()
-    first.communicate(timeout=30)
+    first.communicate(timeout=120)
 
 
 def test_side_by_side_yields_what_calls_return_and_none_for_the_dead():
