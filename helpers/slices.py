@@ -85,7 +85,7 @@ def space_of(namespace: dict) -> Space | None:
     """The source of a namespace: of a notebook its executed cells, of a module its file; None where there is neither."""
     shell = namespace["get_ipython"]() if callable(namespace.get("get_ipython")) else None
     if shell is not None and (namespace is shell.user_ns or namespace is shell.user_global_ns):
-        return _space(tuple(shell.history_manager.input_hist_parsed))
+        return _space(_executed(shell))
     file = namespace.get("__file__")
     if not file or not str(file).endswith(".py") or not Path(file).is_file():
         return None
@@ -93,6 +93,13 @@ def space_of(namespace: dict) -> Space | None:
     if file not in _files or _files[file][0] != loaded_as:
         _files[file] = loaded_as, Path(file).read_text(encoding="utf-8")
     return _space((_files[file][1],))
+
+
+def _executed(shell) -> tuple[str, ...]:
+    """The cells that ran. nbval keeps them out of the history: then each text once, as the compiler keeps it for tracebacks."""
+    history = tuple(shell.history_manager.input_hist_parsed)
+    compiled = getattr(shell.compile, "_filename_map", ())
+    return history if any(history) else tuple("".join(linecache.getlines(name)) for name in compiled)
 
 
 @functools.lru_cache(maxsize=64)

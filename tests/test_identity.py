@@ -31,10 +31,10 @@ def session():
     """(cells, what is handed over) -> its identity in a notebook of its own, where these cells ran one after another."""
     main, opened = sys.modules["__main__"], []
 
-    def run(*cells, given="measure"):
+    def run(*cells, given="measure", history=True):
         opened.append(InteractiveShell(config=Config({"HistoryManager": {"enabled": False}})))
         for cell in (IMPORTS, *cells, f"found = identity({given})"):
-            opened[-1].run_cell(cell, store_history=True).raise_error()
+            opened[-1].run_cell(cell, store_history=history).raise_error()
         return opened[-1].user_ns["found"]
 
     yield run
@@ -441,6 +441,12 @@ def test_the_identity_is_the_same_in_every_process(session, tmp_path):
 def test_each_round_of_a_loop_is_code_of_its_own(session, body):
     loop = f"rounds = []\nfor k in (1, 2):\n    {body}\n    rounds.append(identity(measure))\nassert len(set(rounds)) == 2"
     session(loop, loop, given="1")
+
+
+def test_cells_count_without_history_as_nbval_runs_them(session):
+    cells = "k = 1", "def f(x): return x + k", "measure = partial(f, x=2)"
+    without = session(*cells, history=False)
+    assert without == session(*cells) != session("k = 2", *cells[1:], history=False)
 
 
 def test_asking_an_object_is_no_change_of_it(session):
