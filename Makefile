@@ -1,8 +1,11 @@
 # Everything a reader or CI runs. Each target sets itself up: the virtual environment is .venv in this folder.
 #
-#   make reproduce [PROFILE=smoke|cpu|paper] [CHAPTERS=01] [SEEDS=0-4]   run the chapters again, compare, build their site
-#   make record     PROFILE=smoke|cpu|paper  [CHAPTERS=01] [SEEDS=0-4]   add to the committed results
-#   make test | bench | book | lab | lint | clean | distclean
+#   make reproduce [PROFILE=smoke|cpu|paper] [WHICH] [WHERE]   run the chapters again, compare, build their site
+#   make record     PROFILE=smoke|cpu|paper  [WHICH] [WHERE]   add to the committed results
+#       WHICH: CHAPTERS=01,02 EXPERIMENTS=table1,fixed SEEDS=0-4     WHERE: WORKERS=2, CLUSTER=tcp://host:8786 or DEVICE=cuda
+#   make todo      [PROFILE=cpu] [CHAPTERS=01]                  what is declared and not stored
+#   make merge FROM=folder [REPLACE=run,run] [ZOO=1]           bring in rows that were recorded elsewhere
+#   make test | test-long | bench | book | lab | lint | clean | distclean
 
 VENV    := .venv
 PY      := $(VENV)/bin/python
@@ -11,18 +14,19 @@ RUN     := "$(PY)" -m helpers.run
 
 # What is given to make counts, and not what another tool exported under the same name; but for the two below. `value` takes a
 # text as it was typed, and recipes read it as "$$NAME": nothing in it is expanded or run, by make or by the shell.
-GIVEN   := PROFILE CHAPTERS SEEDS DATA_ROOT DEVICE ALLOW_DIRTY
+GIVEN   := PROFILE CHAPTERS EXPERIMENTS SEEDS DATA_ROOT DEVICE WORKERS CLUSTER ALLOW_DIRTY FROM REPLACE ZOO
 typed    = $(if $(filter command,$(firstword $(origin $1))),$(value $1))
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(call typed,$(name))))
-override PROFILE := $(or $(PROFILE),smoke)
 # An interpreter, and a wheel index for torch; CPU-only machines save gigabytes with https://download.pytorch.org/whl/cpu
 override PYTHON := $(or $(value PYTHON),python3)
 override TORCH_INDEX := $(value TORCH_INDEX)
 export $(GIVEN) PYTHON TORCH_INDEX
-ARGS    := "--profile=$$PROFILE" $${CHAPTERS:+"--chapters=$$CHAPTERS"} $${SEEDS:+"--seeds=$$SEEDS"} \
-           $${DATA_ROOT:+"--data-root=$$DATA_ROOT"} $${DEVICE:+"--device=$$DEVICE"} $${ALLOW_DIRTY:+--allow-dirty}
+PICKED  := $${PROFILE:+"--profile=$$PROFILE"} $${CHAPTERS:+"--chapters=$$CHAPTERS"}
+ARGS    := $(PICKED) $${EXPERIMENTS:+"--experiments=$$EXPERIMENTS"} $${SEEDS:+"--seeds=$$SEEDS"} \
+           $${DATA_ROOT:+"--data-root=$$DATA_ROOT"} $${DEVICE:+"--device=$$DEVICE"} $${ALLOW_DIRTY:+--allow-dirty} \
+           $${WORKERS:+"--workers=$$WORKERS"} $${CLUSTER:+"--cluster=$$CLUSTER"}
 
-.PHONY: help setup reproduce record test bench book lab lint clean distclean
+.PHONY: help setup reproduce record todo merge test test-long bench book lab lint clean distclean
 help:
 	@sed -n '/^#   make/s/^#  //p' Makefile
 
@@ -44,6 +48,13 @@ reproduce: $(STAMP)
 
 record: $(STAMP)
 	@$(RUN) $(ARGS) --record
+
+todo: $(STAMP)
+	@$(RUN) --todo $(PICKED)
+
+merge: $(STAMP)
+	@test -n "$$FROM" || { echo "make: name the folder that the rows are in: make merge FROM=folder"; exit 1; }
+	@$(RUN) "--merge=$$FROM" $${REPLACE:+"--replace=$$REPLACE"} $${ZOO:+--zoo}
 
 test: $(STAMP)
 	@"$(PY)" -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests book

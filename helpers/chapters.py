@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import os
-import platform
 import re
 from pathlib import Path
 
 from helpers.rows import ROOT
-from helpers.scratch import write_whole
+from helpers.scratch import private_folder, write_whole
+from helpers.selection import EVENTS, NAMES, told
 
 BOOK, BUILD = ROOT / "book", ROOT / "_build"
 TIMEOUT = 600  # seconds for a cell at `report`
@@ -17,9 +16,9 @@ TIMEOUT = 600  # seconds for a cell at `report`
 class Refused(SystemExit):
     """A request that cannot be carried out; the message is one line."""
 
-    def __init__(self, message: str):
+    def __init__(self, message: str, *, others_go_on: bool = False):
         super().__init__(f"run: {message}")
-        self.message = message
+        self.message, self.others_go_on = message, others_go_on
 
 
 def chapters(wanted: str | None = None) -> list[Path]:
@@ -60,34 +59,34 @@ def _cells(path: Path) -> list[tuple[str, str]]:
         raise Refused(f"{path} is no notebook ({error}); git can restore it") from None
 
 
-def same_arithmetic() -> dict[str, str]:
-    """The environment in which sums are rounded alike on every x86 processor: one thread, and instructions that all of them have.
+def execute(path: Path, output: Path, parameters: dict, *, asked: frozenset[str] | None = None, **variables: str) -> list[dict]:
+    """Run a chapter by papermill with `parameters`. Returns what each of its experiments declares; see `declared`.
 
-    The short trainings of `smoke` amplify a last digit until a rate is another one.
+    asked : the experiments that are computed; the others show committed rows. None: all
+    variables : of the kernel's environment
+    raises Refused for a parameter that the chapter does not have, or where it stops
     """
-    one_thread = {"OMP_NUM_THREADS": "1"}
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return one_thread
-    avx2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
-    return one_thread | avx2
-
-
-def execute(path: Path, output: Path, parameters: dict) -> None:
-    """Run a chapter by papermill with `parameters`. raises Refused for a parameter that it does not have, or where it stops."""
     import papermill
 
+    from helpers import engine
     from helpers.kernels import kernel_options
 
     source, target = (str(p).replace("{", "{{").replace("}", "}}") for p in (path, output))  # papermill formats its paths
-    with one_line(path.stem, f"\nThe notebook up to there: {output}"):
+    with one_line(path.stem, f"\nThe notebook up to there: {output}"), private_folder() as folder:
         _cells(path)
         known = papermill.inspect_notebook(source)
         if unknown := set(parameters) - set(known):
             raise Refused(f"{path.stem} has no parameter {', '.join(sorted(unknown))}; it has: {', '.join(known)}")
         output.parent.mkdir(parents=True, exist_ok=True)
-        arithmetic = same_arithmetic() if parameters.get("profile") == "smoke" else {}
-        with kernel_options(BOOK_CHAPTER=path.stem, **arithmetic) as options:
-            papermill.execute_notebook(source, target, parameters, cwd=str(BOOK), progress_bar=False, **options)
+        events = folder / "events"
+        variables |= {"BOOK_CHAPTER": path.stem, EVENTS: str(events)} | (
+            {} if asked is None else {NAMES: ",".join(sorted(asked))}
+        )
+        with kernel_options(**variables) as options:
+            options |= {"engine_name": engine.NAME, "events": events, "asked": asked}
+            options |= {"resources": {"metadata": {"path": str(BOOK)}}}  # papermill's `cwd` is the whole process's
+            papermill.execute_notebook(source, target, parameters, progress_bar=False, **options)
+        return told(events, "declared")
 
 
 def execute_report(path: Path) -> None:
@@ -121,7 +120,8 @@ def one_line(chapter: str, more: str = ""):
     try:
         yield
     except (CellExecutionError, PapermillExecutionError) as error:
-        raise Refused(f"{chapter} stopped with {error.ename}: {error.evalue}{more}") from None
+        lost = error.ename == "RowsLost"  # the rest of the experiment was computed; other chapters have no part in it
+        raise Refused(f"{chapter} stopped with {error.ename}: {error.evalue}{more}", others_go_on=lost) from None
     except DeadKernelError:
         raise Refused(f"{chapter}: its kernel died; often there was too little memory{more}") from None
     except CellTimeoutError as error:
@@ -145,15 +145,3 @@ def tidy(notebook) -> None:
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},
     )
-
-
-@contextlib.contextmanager
-def environment(**values: str):
-    """Set environment variables for what is started inside, and put back what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -1,37 +1,32 @@
 """Experiments: one table or figure, its settings at each profile, its rows, and what was judged from them.
 
-An experiment is made by `Study.run`, which computes the rows that are missing. At `report` nothing is computed: shown are the
-stored rows of the first profile, and there of the newest settings, that have at least two whole seeds (or all that are wanted).
+An experiment is made by `Study.run`, which computes the rows that are missing. At `report`, and of an experiment that a run was
+not asked for, nothing is computed: shown are the stored rows of the first profile, and there of the newest settings, that have at
+least two whole seeds (or all that are wanted).
 """
 
-import copy
-import os
-import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from helpers import data as datasets
-from helpers import names, provenance
-from helpers import results as measured
+from helpers import names
 from helpers import rows as storage
-from helpers.declaration import RESERVED, Variant, check_declaration
+from helpers.computing import compute_missing
+from helpers.declaration import Variant, check_declaration
 from helpers.identity import identity
 from helpers.metrics import Right, Scores
 from helpers.profiles import PROFILES
-from helpers.progress import GridProgress
 from helpers.results import scores_of
 from helpers.rows import RowError
-from helpers.seeding import seeded
+from helpers.selection import tell
 
 ENOUGH = 2  # whole seeds, before an unfinished experiment is shown
 
 
 class MissingRows(RuntimeError):
-    """`report` found no profile at which enough of an experiment is stored."""
+    """There is no profile at which enough of an experiment is stored, and it is not to be computed."""
 
 
 class Experiment:
@@ -39,7 +34,8 @@ class Experiment:
 
     rows : DataFrame, one line per combination of the arguments: arguments, metrics, `key`
     records : the same rows as they are stored, with where each came from
-    profile, settings : those that are shown at `report`, else the study's own
+    profile, settings : those that are shown where nothing is computed, else the study's own
+    selected : whether this run was asked for it
     verdicts, sentences, survivals : what `tables` judged from it, as DataFrames
     """
 
@@ -64,91 +60,78 @@ class Experiment:
             raise TypeError(f"{name}: the run and `data` must be functions: (settings, data, **arguments) and (settings)")
         self.variants = [Variant(version, self.over, profiles), *map(self._earlier, replaces)]
         self.code = identity(measure, data)
-        self.records: list[dict] = []
-        self.rows = pd.DataFrame()
-        if study.profile == "report":
-            self.profile, self.variant, self.seeds = self._shown()
-        else:
-            self.profile, self.variant, self.seeds = study.profile, self.variants[0], self._asked()
+        self.selected = study.selects(name, range(profiles[study.profile]["seeds"])) if study.profile != "report" else False
+        self._missing = ""  # why there is nothing to show
+        self._paths: dict[str, Path] = {}  # the files of the rows that were read, by key
+        self.records = []
+        self.profile, self.variant, self.seeds = self._own() if self.selected else self._shown()
         self.settings = self.variant.profiles[self.profile]
         self.wanted = self.variants[0].profiles[self.profile]["seeds"]
 
     @property
     def path(self) -> Path:
-        """The file of the rows that are shown."""
+        """The file that rows which are computed are added to."""
         return self.study.path(self.profile, self.name)
 
-    def complete(self) -> "Experiment":
-        """Compute and store what is missing, then read all rows. Returns itself."""
-        arguments = self.variant.arguments(self.profile, self.seeds)
-        keys = self.variant.keys(self.name, self.profile, arguments)
-        stored = storage.read(self.path)
-        if self.study.profile != "report":
-            self._compute_missing(dict(zip(keys, arguments, strict=True)), stored)
-        self._take([stored[key] for key in keys])
-        return self
+    @property
+    def records(self) -> list[dict]:
+        """The rows as they are stored. raises MissingRows where there are none, and the run was not asked for them"""
+        if self._missing:
+            raise MissingRows(self._missing)
+        return self._records
 
-    def _compute_missing(self, wanted: dict[str, dict], stored: dict[str, dict]) -> None:
-        """Compute those of the wanted rows that are not stored, and add them there as well.
-
-        Of working runs also those that other code or other data made; the old ones stay until the new ones are there.
-        """
-        stale = {key for key, row in stored.items() if self.study.working and row.get("code") != self.code}
-        todo = {key for key in wanted if key not in stored or key in stale}
-        there = [stored[key] for key in wanted if key not in todo]
-        if not todo and not (self.study.working and _newest_file(self.study.data_root) > min(row["utc"] for row in there)):
-            return
-        self.study.opened = {}
-        data = self.data(self.settings)
-        digests, shared = {role: split.digest for role, split in data.items()}, self.study.opened
-        other = [row for row in there if _digests(row) != digests]
-        if other and not self.study.working:  # before anything is computed that could not stand beside them
-            self._same_data([*other, {"data": {r: {"name": v.name, "digest": v.digest} for r, v in data.items()}}])
-        todo |= {row["key"] for row in other}
-        with GridProgress(self.name, len(wanted), len(wanted) - len(todo)) as progress:
-            for key, args in wanted.items():
-                if key in todo:
-                    progress.at(args)
-                    row, arrays = self._compute(key, args, data, shared)
-                    if self.study.working:
-                        stored[key] = storage.replace(self.path, row, arrays)
-                    elif storage.append(self.path, row, arrays):
-                        stored[key] = row
-                    else:  # another process was first
-                        stored[key] = storage.read(self.path)[key]
-                    progress.done()
-
-    def _compute(self, key: str, args: dict, data: dict, shared: dict) -> tuple[dict, dict]:
-        started = time.monotonic()
-        self.study.opened = dict(shared)  # networks that the data come from
-        with seeded(args["seed"], self.study.device):
-            result = self.measure(copy.deepcopy(self.settings), data, **args)  # a run that changes its own changes no key
-        metrics, arrays = measured.split(result, f"{self.name} {args}", {*args, *RESERVED})
-        row = {
-            "run": self.name,
-            "key": key,
-            "args": args,
-            "metrics": metrics,
-            "profile": self.profile,
-            "settings": self.variant.settings(self.profile),
-            "version": self.version,
-            "seconds": round(time.monotonic() - started, 1),
-            "utc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-            "device": provenance.device_name(self.study.device),
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
-            "data": {role: {"name": v.name, "size": len(v), "digest": v.digest} for role, v in data.items()},
-            "networks": self.study.opened,
-            "code": self.code,
-        }
-        return row, arrays
-
-    def _take(self, records: list[dict]) -> None:
-        self._same_data(records)
-        self.records = records
+    @records.setter
+    def records(self, records: list[dict]) -> None:
+        self._records = records
         self.rows = pd.DataFrame([{**row["args"], **row["metrics"], "key": row["key"]} for row in records])
 
-    def _same_data(self, rows: list[dict]) -> None:
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One line per combination of the arguments: arguments, metrics, `key`. raises MissingRows as `records` does"""
+        if self._missing:
+            raise MissingRows(self._missing)
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: pd.DataFrame) -> None:
+        self._rows = rows
+
+    def complete(self) -> "Experiment":
+        """Compute and store what is missing, if this run was asked for it, then read all rows. Returns itself."""
+        tell("declared", self.name, seeds=self.profiles.get(self.study.profile, {}).get("seeds"), rows=self.declared())
+        if self._missing:
+            tell("missing", self.name)
+            return self
+        arguments = self.variant.arguments(self.profile, self.seeds)
+        keys = self.variant.keys(self.name, self.profile, arguments)
+        stored = self._read(self.profile)
+        if self.selected:
+            try:
+                compute_missing(self, dict(zip(keys, arguments, strict=True)), stored)
+            except BaseException:
+                tell("failed", self.name)
+                raise
+        records = [stored[key] for key in keys]
+        self.check_data(records)
+        self.records = records
+        if self.selected:
+            tell("done", self.name)
+        return self
+
+    @property
+    def publishes(self) -> bool:
+        """Whether this run makes its networks of seed 0, which join the zoo."""
+        return self.selected and 0 in self.seeds
+
+    def declared(self) -> dict[str, dict[str, dict]]:
+        """The arguments of every row that it wants, by profile and key."""
+        found = {}
+        for profile in PROFILES:
+            arguments = self.variants[0].arguments(profile)
+            found[profile] = dict(zip(self.variants[0].keys(self.name, profile, arguments), arguments, strict=True))
+        return found
+
+    def check_data(self, rows: list[dict]) -> None:
         """raises RowError where rows were measured on different data"""
         for role in dict.fromkeys(role for row in rows for role in row["data"]):
             splits = [row["data"].get(role, {"name": "nothing", "digest": ""}) for row in rows]
@@ -157,13 +140,19 @@ class Experiment:
                 what = f"its rows were measured on different versions of {name}, as {role}"
                 raise RowError(f"{self.path}: {what}; delete those that you do not want")
 
-    def _asked(self) -> list[int]:
+    def _read(self, profile: str) -> dict[str, dict]:
+        """The stored rows at a profile by key, from all folders that this run reads."""
+        found = {}
+        for root in self.study.reads if self.selected else self.study.shows:
+            path = root / self.study.paper / profile / f"{self.name}.jsonl"
+            rows = storage.read(path)
+            self._paths |= {key: path for key in rows if key not in found}
+            found = rows | found
+        return found
+
+    def _own(self) -> tuple[str, Variant, list[int]]:
         own = range(self.profiles[self.study.profile]["seeds"])
-        asked = self.study.seeds
-        seeds = [seed for seed in asked or own if seed in own]
-        if asked and not seeds:
-            self.study.say(f"{self.name} has the seeds 0 to {len(own) - 1} and none that was asked for: it takes its own")
-        return seeds or list(own)
+        return self.study.profile, self.variants[0], self.study.selection.of_seeds(own)
 
     def _earlier(self, earlier: dict) -> Variant:
         """A variant that this experiment replaces: what is not given is as at present."""
@@ -180,7 +169,7 @@ class Experiment:
 
     def _shown(self) -> tuple[str, Variant, list[int]]:
         for profile in PROFILES:
-            stored = storage.read(self.study.path(profile, self.name))
+            stored = self._read(profile)
             for variant in self.variants:
                 wanted = range(variant.profiles[profile]["seeds"])
                 whole = [
@@ -190,11 +179,14 @@ class Experiment:
                 ]
                 if len(whole) >= min(ENOUGH, len(wanted)):
                     return profile, variant, whole
-        raise MissingRows(
-            f"'{self.name}' has too few rows at every profile under {self.study.rows_root}: "
-            f"stored rows exist for the settings that the chapter came with; after changing them, or adding an experiment, "
-            f"set profile='smoke' (or 'cpu') in the parameters cell to compute"
-        )
+        if self.study.profile == "report":
+            raise MissingRows(
+                f"'{self.name}' has too few rows at every profile under {self.study.shows[0]}: "
+                f"stored rows exist for the settings that the chapter came with; after changing them, or adding an experiment, "
+                f"set profile='smoke' (or 'cpu') in the parameters cell to compute"
+            )
+        self._missing = f"'{self.name}' has too few rows at every profile, and this run was not asked to compute them"
+        return self._own()
 
     # what tables and figures read
 
@@ -207,7 +199,8 @@ class Experiment:
 
     def view(self, rows: pd.DataFrame) -> "Experiment":
         """This experiment with other rows, made from its own: some of them, renamed, joined. Links and provenance stay."""
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other.rows = rows
         return other
 
@@ -239,7 +232,7 @@ class Experiment:
     def arrays(self, row=None, **values) -> dict[str, np.ndarray]:
         """The arrays that a run returned: of a row of `rows`, else of the first row whose arguments have the given values."""
         record = self._record(row.key if row is not None else self.where(**values).rows["key"].iloc[0])
-        path = storage.arrays_path(self.path, record)
+        path = self._beside(record)
         if not path.exists():
             raise RowError(
                 f"no arrays are stored beside row {record['key']} of {self.name}: its run returned none, or {path} is gone"
@@ -271,11 +264,19 @@ class Experiment:
             raise KeyError(f"{self.name} has no metric {metric!r}; it has: {', '.join(rows)}")
         if rows.seed.duplicated().any():
             raise ValueError(f"{self.name} has several rows of one seed where {values}: name all its arguments")
-        paths = {row.seed: storage.arrays_path(self.path, self._record(row.key)) for row in rows.itertuples()}
+        paths = {row.seed: self._beside(self._record(row.key)) for row in rows.itertuples()}
         return {seed: storage.load_arrays(path) for seed, path in paths.items() if path.exists()}
+
+    def _beside(self, record: dict) -> Path:
+        """The file of a row's arrays."""
+        return storage.arrays_path(self._paths.get(record["key"], self.path), record)
 
     def _record(self, key: str) -> dict:
         return next(row for row in self.records if row["key"] == key)
+
+    def __getstate__(self) -> dict:
+        """For a worker: what declares it. Its rows, and what was judged, stay where they are."""
+        return {**self.__dict__, "_records": [], "_rows": pd.DataFrame()}
 
     @property
     def verdicts(self) -> pd.DataFrame:
@@ -301,7 +302,7 @@ class Experiment:
         notes = []
         if self.variant.why:
             notes.append(f"by an earlier version: {self.variant.why}")
-        if len(self.seeds) < self.wanted and self.study.profile == "report":
+        if len(self.seeds) < self.wanted and not self.selected:
             notes.append(f"{len(self.seeds)} of {self.wanted} seeds")
         if any(row.get("code", self.code) != self.code for row in self.records) and not self.variant.why:
             notes.append("code changed since")
@@ -323,18 +324,3 @@ class Experiment:
             "last row": max((r["utc"] for r in rows), default="")[:10],
             "notes": "; ".join(self.notes()),
         }
-
-
-def _digests(row: dict) -> dict[str, str]:
-    return {role: split["digest"] for role, split in row["data"].items()}
-
-
-def _newest_file(data_root) -> str:
-    """When the newest file of the datasets was changed, as rows write their time; "" where there is none."""
-    try:
-        root = Path(data_root).expanduser() if data_root else datasets.default_root()
-        # a copy may keep the old file's time; when it came here it does not keep
-        newest = max((max(entry.stat().st_mtime, entry.stat().st_ctime) for entry in os.scandir(root)), default=0.0)
-    except (OSError, RuntimeError):
-        return ""
-    return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -14,10 +14,13 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import Dict, default
 from traitlets.config import Config
 
+from helpers.environments import MALLOC
 from helpers.rows import ROOT
 from helpers.scratch import on_stop, private_folder
 
 LONGEST = 60  # characters of a temporary folder in which the path of a socket fits (103 bytes on macOS, 107 on Linux)
+
+_all: list[set[int]] = []  # process numbers of each chapter's kernel
 
 
 class ChapterKernel(AsyncKernelManager):
@@ -55,6 +58,7 @@ def kernel_options(**environment: str) -> Iterator[dict]:
         }
         if short and sys.platform != "win32":
             kernel |= {"transport": "ipc", "ip": str(folder / "kernel")}
+        _all.append(running)
         try:
             yield {
                 "kernel_manager_class": type("OneChapterKernel", (ChapterKernel,), {"running": running}),
@@ -63,6 +67,13 @@ def kernel_options(**environment: str) -> Iterator[dict]:
             }
         finally:
             kill()
+            _all[:] = [other for other in _all if other is not running]
+
+
+def kill_all() -> None:
+    """Kill the kernels of this process; the chapters that they run end."""
+    for running in list(_all):
+        _kill(running)
 
 
 def _kill(running: set[int]) -> None:
@@ -80,6 +91,7 @@ def _environment(folder: Path) -> dict[str, str]:
     """Figures are drawn into the notebook whatever $MPLBACKEND is; a user's IPython start-up files are no part of a chapter."""
     paths = [str(ROOT), *(os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p)]
     values = {
+        **MALLOC,
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "IPYTHONDIR": str(folder / "ipython"),
         "PYTHONPATH": os.pathsep.join(paths),

@@ -171,7 +171,13 @@ def card(name: str) -> dict:
     """
     if name not in zoo():
         raise ValueError(f"no network named {name!r} in the zoo; there are: {', '.join(zoo()) or 'none yet'}")
-    return json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+    return card_in(name, WEIGHTS)
+
+
+def card_in(name: str, folder: Path) -> dict | None:
+    """The card of a network in a folder of networks; None where there is none."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _architectures() -> dict:
@@ -182,30 +188,32 @@ def _architectures() -> dict:
     return ARCHITECTURES | fitted
 
 
-def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Module:
+def load_pretrained(name: str, *, device: str | torch.device = "cpu", folder: Path | None = None) -> nn.Module:
     """The trained network `name` (e.g. "huang2015/lwa") in evaluation mode, float32, its parameters frozen: ready to attack.
 
+    folder : of candidates, in place of the zoo's own
     Where the card names a network that it stands "before", it is a purifier: `nn.Sequential(it, load_pretrained(that))`
     """
     from safetensors.torch import load_file
 
-    about = card(name)
+    about = card_in(name, folder) if folder else card(name)
     network = _architectures()[about["architecture"]["name"]](**about["architecture"]["arguments"])
-    state = load_file(WEIGHTS / f"{name}.safetensors")
+    state = load_file((folder or WEIGHTS) / f"{name}.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return network.eval().requires_grad_(False).to(device)
 
 
-def save_pretrained(name: str, network: nn.Module, about: dict) -> Path:
+def save_pretrained(name: str, network: nn.Module, about: dict, *, folder: Path | None = None) -> Path:
     """Add a network to the zoo: `<name>.safetensors` in float16 and its card `<name>.json`. Returns the weights' path.
 
+    folder : of candidates, in place of the zoo's own
     about : at least {"architecture": {"name": a key of ARCHITECTURES, or a purifier's class, "arguments": {...}}}
     """
     from safetensors.torch import save_file
 
     if about["architecture"]["name"] not in _architectures():
         raise ValueError(f"architecture must be one of {', '.join(_architectures())}")
-    path = WEIGHTS / f"{name}.safetensors"
+    path = (folder or WEIGHTS) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     path.with_suffix(".json").unlink(missing_ok=True)  # killed in between, a network is not in the zoo, never under a wrong card

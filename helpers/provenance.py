@@ -38,6 +38,14 @@ def dirty() -> list[str]:
     return lines.decode(errors="replace").splitlines()
 
 
+def deleted(folder: str) -> list[str]:
+    """Files of a folder that the commit has and the tree has not; none where there is no git."""
+    try:
+        return _git("ls-files", "--deleted", "--", folder).decode(errors="replace").splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
 def changes() -> str:
     """A hash of how the tree, without `results/`, differs from its commit: of tracked files what changed, of files that git does
     not know their names and contents. Empty where it does not differ, or where there is no git."""

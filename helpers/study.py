@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +23,7 @@ from helpers.experiment import Experiment, MissingRows  # noqa: F401  a chapter'
 from helpers.metrics import accuracy
 from helpers.profiles import PROFILES, parse_seeds, per_profile  # noqa: F401  chapters take both from here
 from helpers.rows import ROOT, canonical
+from helpers.selection import NAMES, Selection
 from helpers.trained import Trained
 
 JUDGED = {  # the columns that every judgement of a kind has
@@ -36,11 +38,14 @@ class Study:
 
     paper : name of the folder under `results/`, e.g. "huang2015"
     profile : "report" (stored rows only), "smoke", "cpu" or "paper"
-    seeds : only these of each experiment's own, see `parse_seeds`; an experiment that has none of them keeps its own and says so
+    seeds : only these of each experiment's own, see `parse_seeds`
     device, data_root : where to compute, where the datasets are; None: a GPU if there is one, `data.default_root()`
     record : add to the committed `results/` instead of working under `_build/<profile>`
 
-    $BOOK_RESULTS moves everything that is computed, rows and networks, into another folder.
+    $BOOK_RESULTS moves everything that is computed, rows, networks and candidates for the zoo, into another folder; the record is
+    read from both. $BOOK_EXPERIMENTS names the experiments that are asked for, comma-separated; unset, all are. One that is not
+    asked for, or has none of the seeds, shows the committed rows, as at `report`. $BOOK_CLUSTER is where rows are computed: a
+    Dask scheduler's address or file; unset, in this process.
     """
 
     def __init__(self, paper: str, profile: str = "report", *, seeds=None, device=None, data_root=None, record: bool = False):
@@ -48,16 +53,23 @@ class Study:
             raise ValueError(f"a study's name is a folder's name: letters, digits, _ and -, not {paper!r}")
         if profile not in ("report", *PROFILES):
             raise ValueError(f"unknown profile {profile!r}; known are: report, {', '.join(reversed(PROFILES))}")
-        self.paper, self.profile, self.seeds = paper, profile, parse_seeds(seeds)
+        self.paper, self.profile = paper, profile
+        self.selection = Selection.of(os.environ.get(NAMES), parse_seeds(seeds))
         if device and str(device).startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device {device!r}: torch sees no GPU here; leave the device out, or name cpu")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device, self.any_device = torch.device(device or best_device()), device is None
         self.data_root, self.record = data_root, record
         self.working = profile != "report" and not record  # under _build, where a changed cell makes its rows anew
         moved = os.environ.get("BOOK_RESULTS") if profile != "report" else None
         home = Path(moved).expanduser() if moved else ROOT / "_build" / ("record" if record else profile)
-        self.rows_root = ROOT / "results" if profile == "report" or (record and not moved) else home / "results"
-        self.networks = home / "networks" / paper
+        committed = ROOT / "results"
+        self.rows_root = committed if profile == "report" or (record and not moved) else home / "results"
+        self.reads = list(dict.fromkeys([self.rows_root, committed] if record else [self.rows_root]))
+        self.shows = self.reads if record else [committed]  # for experiments that are not computed
+        self.home, self.networks = home, home / "networks" / paper
+        self.weights = home / "weights" if moved else models.WEIGHTS
+        self.cluster = os.environ.get("BOOK_CLUSTER") if profile != "report" else None
+        self.asks = None  # on a worker: what it does about networks that are not there
         self.experiments: list[Experiment] = []
         self.opened: dict[str, dict] = {}  # networks that the row in the making used: seconds of training, commit
         self.judged: dict[tuple, tuple[pd.DataFrame, bool]] = {}  # what tables judged, in the order of the page
@@ -68,8 +80,17 @@ class Study:
         """A split of a dataset on this study's device."""
         return datasets.load(name, split, data_root=self.data_root, device=self.device)
 
+    def __getstate__(self) -> dict:
+        """For a worker: without what was computed and judged."""
+        return {**self.__dict__, "experiments": [], "judged": {}, "opened": {}, "cluster": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self.any_device:  # the worker's, not the one of whoever asked it
+            self.device = torch.device(best_device())
+
     def path(self, profile: str, run: str) -> Path:
-        """Where the rows of an experiment at a profile are stored."""
+        """Where the rows of an experiment that are computed at a profile are stored."""
         return self.rows_root / self.paper / profile / f"{run}.jsonl"
 
     def run(self, name: str, measure: Callable[..., dict], *, data: Callable, over=None, version=1, replaces=(), **profiles):
@@ -89,6 +110,9 @@ class Study:
         if name in there and self.record:
             raise ValueError(f"there is an experiment '{name}' already; its rows would mix")
         experiment = Experiment(self, name, measure, data=data, over=over, version=version, replaces=replaces, **profiles)
+        if self.profile != "report" and not experiment.selected and self.selection.names is None:
+            last = profiles[self.profile]["seeds"] - 1
+            self.say(f"{name} is left out: it has the seeds 0 to {last}, and none that was asked for")
         experiment.complete()
         self.judged = {key: value for key, value in self.judged.items() if key[1] != name}
         if name in there:  # a cell that is run again replaces its own
@@ -96,6 +120,10 @@ class Study:
         else:
             self.experiments.append(experiment)
         return experiment
+
+    def selects(self, name: str, own: range) -> bool:
+        """Whether this run was asked for an experiment with these seeds of its own."""
+        return self.selection.has(name, own)
 
     def trained(
         self, name: str, build: Callable, train: Callable, *, settings: dict, data: datasets.Split, version: int = 1, **args
@@ -130,14 +158,33 @@ class Study:
         about : see `save_pretrained`; {"before": the name of another one} for a purifier, whose accuracy is theirs together
         measure : (network, test) -> {words on the card: number}; None: the clean accuracy
         """
-        there = models.card(name) if name in models.zoo() else {}
         card = {**about, "test images": [test.name, len(test), test.digest], "profile": self.profile}
-        better = there and PROFILES.index(there["profile"]) < PROFILES.index(self.profile)
-        if not self.record or better or all(k in there and canonical(there[k]) == canonical(card[k]) for k in card):
+        if not self.record or any(_serves(there, card) for there in map(partial(models.card_in, name), self._zoos())):
             return
         network = network if isinstance(network, torch.nn.Module) else network()
-        before = [models.load_pretrained(about["before"], device=self.device)] if "before" in about else []
+        before = [self._of_the_zoo(about["before"])] if "before" in about else []
         whole = torch.nn.Sequential(network, *before)
         result = measure(network, test) if measure else {"clean accuracy": accuracy(whole, *test.xy)}
         result = {words: round(float(value), 4) for words, value in result.items()}
-        models.save_pretrained(name, network, {**card, **result, "paper": self.paper, "commit": provenance.commit()})
+        about = {**card, **result, "paper": self.paper, "commit": provenance.commit()}
+        models.save_pretrained(name, network, about, folder=self.weights)
+
+    def _of_the_zoo(self, name: str) -> torch.nn.Module:
+        folder = next((folder for folder in self._zoos() if models.card_in(name, folder)), models.WEIGHTS)
+        return models.load_pretrained(name, device=self.device, folder=folder)
+
+    def _zoos(self) -> list[Path]:
+        return list(dict.fromkeys([self.weights, models.WEIGHTS]))
+
+
+def best_device() -> str:
+    """A GPU if torch sees one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _serves(there: dict | None, card: dict) -> bool:
+    """Whether a card that is there is of this very network, or of one of a better profile."""
+    if there is None:
+        return False
+    better = PROFILES.index(there["profile"]) < PROFILES.index(card["profile"])
+    return better or all(k in there and canonical(there[k]) == canonical(card[k]) for k in card)

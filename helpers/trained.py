@@ -14,11 +14,12 @@ from helpers import provenance
 from helpers.checkpoints import Checkpoint
 from helpers.identity import identity
 from helpers.rows import RowError, key_of
+from helpers.scratch import locked
 from helpers.seeding import seeded
 
 
 class Trained:
-    """A trained network that is not there yet: `open()` loads it, or trains and stores it.
+    """A trained network that need not be there yet: `open()` loads it, or trains and stores it, once for all processes.
 
     build : (settings, **args) -> untrained network, its initial weights decided by `seed` among the arguments
     train : (network, data, settings, checkpoint=checkpoint, **args) -> one dict per epoch, of `training.fit`
@@ -30,7 +31,7 @@ class Trained:
     def __init__(self, study, name: str, build, train, settings: dict, data: datasets.Split, version: int, args: dict):
         self.study, self.name, self.build, self.train, self.data = study, name, build, train, data
         self.about = {"name": name, "args": args, "settings": settings, "data": [data.name, data.digest], "version": version}
-        self.code = identity(build, train)
+        self.code = study.asks.code_of(build, train) if study.asks else identity(build, train)
         key = key_of(name, args, {**settings, "digest": data.digest, "code": self.code}, version)
         words = re.sub(r"[^\w .,=+-]", "_", "-".join(map(str, (name, *args.values()))))  # it is part of a file's name
         self.path: Path = study.networks / f"{words}-{key}.safetensors"
@@ -45,7 +46,7 @@ class Trained:
         with seeded(args["seed"], self.study.device):
             network = self.build(settings, **args).to(self.study.device)
             before, self.study.opened = self.study.opened, {}
-            commit = self._load(network) if self.path.exists() else self._train(network)
+            commit = self._load(network) if self.path.exists() else self._make(network)
             self.study.opened = before | self.study.opened  # with those that its training used
         seconds = round(sum(epoch["seconds"] for epoch in self.history), 1)
         self.study.opened[self.path.stem] = {"seconds": seconds, "commit": commit}
@@ -64,6 +65,31 @@ class Trained:
             return metadata["commit"]
         except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise RowError(f"{self.path} is damaged ({error}): delete it to train the network again") from error
+
+    def _make(self, network: torch.nn.Module) -> str:
+        """Train the network, or load it where another process has trained it meanwhile."""
+        lock = self.path.with_suffix(".lock")
+        with contextlib.ExitStack() as stack:
+            if self.study.asks:
+                stack.enter_context(self.study.asks.training(self.path.stem))
+            try:
+                stack.enter_context(locked(lock))
+            except BlockingIOError:
+                if self.study.asks:
+                    self.study.asks.busy(self.path.stem)
+                self.study.say(f"another process trains {self.path.stem}; waiting for it")
+                stack.enter_context(locked(lock, wait=True))
+            except OSError as error:
+                raise RowError(f"could not write {lock} ({error}); free some space, then start again") from error
+            return self._at_last(network, lock)
+
+    def _at_last(self, network: torch.nn.Module, lock: Path) -> str:
+        there = self.path.exists()
+        commit = self._load(network) if there else self._train(network)
+        lock.unlink(missing_ok=True)  # whoever waits for it finds the network
+        if self.study.asks and not there:
+            self.study.asks.trained()
+        return commit
 
     def _train(self, network: torch.nn.Module) -> str:
         checkpoint = Checkpoint(self.path.with_suffix(".checkpoint"), identity=self.code, commit=provenance.commit())

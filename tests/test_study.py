@@ -111,11 +111,14 @@ def test_other_settings_or_version_are_other_rows(book, calls, change):
     assert len(calls) == 8
 
 
-def test_seeds_pick_among_an_experiments_own_and_it_says_when_it_has_none_of_them(book, calls, capsys):
+def test_seeds_pick_among_an_experiments_own_and_one_that_has_none_of_them_is_left_out(book, calls, capsys):
     assert run(study(seeds="1-7"), counted).rows.seed.tolist() == [1, 1] and calls == [("a", 1), ("b", 1)]
-    assert "none that was asked for" not in capsys.readouterr().err
-    assert run(study(seeds="10-14"), counted).rows.seed.tolist() == [0, 0, 1, 1]
-    assert "t has the seeds 0 to 1 and none that was asked for" in capsys.readouterr().err and len(calls) == 4
+    assert "left out" not in capsys.readouterr().err
+    left = run(study(seeds="10-14"), counted)
+    assert not left.selected and len(calls) == 2
+    assert "t is left out: it has the seeds 0 to 1, and none that was asked for" in capsys.readouterr().err
+    with pytest.raises(MissingRows, match="was not asked to compute"):
+        len(left.rows)
 
 
 # what is edited while one works
@@ -487,6 +490,41 @@ def test_a_run_that_changes_its_settings_changes_no_key(book):
 def test_report_without_rows_says_what_to_do(book):
     with pytest.raises(MissingRows, match="set profile=.smoke."):
         shown()
+
+
+def test_an_experiment_that_is_not_asked_for_shows_the_committed_rows_and_computes_nothing(book, calls, monkeypatch):
+    run(study(record=True), counted)
+    monkeypatch.setenv("BOOK_EXPERIMENTS", "other, another")
+    calls.clear()
+    left = run(study(), counted)
+    assert not left.selected and len(left.rows) == 4 and not calls and left.profile == "smoke"
+    monkeypatch.setenv("BOOK_EXPERIMENTS", "other,t")
+    assert run(study(), counted).selected and len(calls) == 4
+    monkeypatch.setenv("BOOK_EXPERIMENTS", "")
+    assert not run(study(), counted).selected, "set and empty, none is asked for"
+    assert run(study("report"), counted).profile == "smoke", "at report it says nothing"
+
+
+def test_a_record_is_read_from_both_folders_and_written_to_the_other_one(book, tmp_path, calls, monkeypatch):
+    run(study(record=True, seeds="0"), counted)
+    committed = (book / "results/p/smoke/t.jsonl").read_bytes()
+    monkeypatch.setenv("BOOK_RESULTS", str(tmp_path / "elsewhere"))
+    calls.clear()
+    both = run(study(record=True), measured_with_an_array)
+    assert both.rows.seed.tolist() == [0, 0, 1, 1] and {seed for _, seed in calls} == {1}
+    assert (book / "results/p/smoke/t.jsonl").read_bytes() == committed
+    assert len(storage.read(tmp_path / "elsewhere/results/p/smoke/t.jsonl")) == 2
+    assert both.arrays(method="a", seed=1)["x"].tolist() == [1], "arrays lie beside their own row"
+
+
+def measured_with_an_array(s, data, *, method, seed):
+    return counted(s, data, method=method, seed=seed) | {"x": np.array([seed])}
+
+
+def test_rows_hold_the_seconds_of_the_processor_and_the_number_of_threads(book):
+    run(study(), counted)
+    (row, *_) = storage.read(book / "_build/smoke/results/p/smoke/t.jsonl").values()
+    assert row["cpu_seconds"] <= row["seconds"] + 1 and row["threads"] == torch.get_num_threads()
 
 
 def test_book_results_moves_rows_and_networks(book, tmp_path, monkeypatch):

@@ -1,0 +1,42 @@
+"""A Dask cluster on this machine, for as long as a run takes."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from helpers.environments import MALLOC, ONE_THREAD
+from helpers.scratch import on_stop, private_folder
+
+CONFIG = {
+    "distributed.scheduler.allowed-failures": 2,  # the third death of a worker gives a task back
+    "distributed.worker.profile.enabled": False,
+}
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int, environment: dict[str, str]) -> Iterator[str]:
+    """The address of a scheduler with so many worker processes of one thread each; it listens to this machine only.
+
+    environment : of the workers, beside what makes them compute with one thread
+    """
+    import dask
+    from distributed import LocalCluster
+
+    # set whole: what Dask sets by itself has glibc give memory back after every layer, which costs 30 % of a training
+    own = {"distributed.nanny.pre-spawn-environ": {**MALLOC, **ONE_THREAD, **environment}}
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    with private_folder() as folder, dask.config.set({**CONFIG, **own}):
+        options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": None, "processes": True}
+        quiet = {"host": "127.0.0.1", "dashboard_address": None, "worker_dashboard_address": None, "silence_logs": logging.ERROR}
+        cluster = LocalCluster(**options, **quiet, local_directory=str(folder))
+        with on_stop(lambda: _kill(cluster)):
+            try:
+                yield cluster.scheduler_address
+            finally:
+                cluster.close(timeout=5)
+
+
+def _kill(cluster) -> None:
+    for nanny in list(cluster.workers.values()):
+        with contextlib.suppress(Exception):
+            nanny.process.process.kill()
