@@ -1,7 +1,7 @@
 """Precision of a training: float32 throughout, or a network's passes in bfloat16 beside weights and losses in float32."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache
 from types import MethodType
 
 import torch
@@ -39,10 +39,10 @@ def in_bf16(objective: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Te
             vars(m).pop("forward", None)
 
 
+@cache  # for every batch and module else: as long as a small network's pass
 def _outermost(forward: Callable, device: str) -> Callable:
     """A module's forward pass; unless it is part of another's, in bf16 with results in float32."""
 
-    @wraps(forward)
     def run(module: nn.Module, *args, **kwargs):
         if torch.is_autocast_enabled(device):
             return forward(module, *args, **kwargs)
