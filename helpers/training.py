@@ -11,6 +11,7 @@ from torch import nn
 
 from helpers.checkpoints import Checkpoint, account, restore, store
 from helpers.data import Split
+from helpers.precision import FUSED, check_precision, in_bf16
 from helpers.schedules import Schedule, cosine, factor_of, linear  # noqa: F401  a chapter takes them from here
 
 Tensor = torch.Tensor
@@ -30,6 +31,7 @@ def fit(
     parameters: list | None = None,
     clip: float | None = None,
     schedule: Schedule = linear,
+    precision: str = "float32",
     seed: int,
     checkpoint: str | Path | Checkpoint | None = None,
     after_epoch: Callable[[int, nn.Module], dict | None] | None = None,
@@ -43,6 +45,12 @@ def fit(
     parameters : groups as torch's optimisers take them, e.g. with a weight_decay each; None: all, without weight decay
     clip : the largest L2 norm of the gradient over all parameters; a longer one is shortened to it
     schedule : share of the training done, in [0, 1) -> factor of the learning rate
+    precision : "float32", or "bf16": the network's passes, forward and backward, by torch.autocast in bfloat16, and a fused SGD
+        where torch has one; another optimiser is used as it is given. Weights, their gradients and losses stay float32 (see
+        `precision.in_bf16`), and so does what after_epoch measures. It is faster only on a processor that computes in bfloat16 (a
+        GPU, or a CPU with avx512_bf16 or amx_bf16); others work too, but take several times as long as in float32. It changes
+        the results a little, so it belongs in the settings, and thereby in the key, of a row. It is not for networks that compute
+        likelihoods (helpers.glow, helpers.mixtures): those would lose digits
     seed : decides the order of the batches; what the objective or dropout draws comes from torch's global generator, which
         this function seeds too
     checkpoint : a file that receives the state at epoch boundaries. If it is there, and of this training, it is continued from:
@@ -50,8 +58,8 @@ def fit(
         is not used; a warning says what differs
     after_epoch : called with the number of finished epochs and the network; the numbers that it returns join the epoch's
     returns per epoch {"loss": mean over the samples, "seconds": of training alone, **what after_epoch returned}
-    raises ValueError for empty data or settings out of range, FloatingPointError if the loss is no longer finite, RuntimeError
-        at the start if the checkpoint's folder cannot be written
+    raises ValueError for empty data, settings out of range, an unknown precision, or bf16 of weights that are not float32,
+        FloatingPointError if the loss is no longer finite, RuntimeError at the start if the checkpoint's folder cannot be written
     """
     if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
@@ -61,13 +69,17 @@ def fit(
         raise ValueError("momentum is for SGD, the default: another optimiser brings its own, as functools.partial say")
     if len(data) == 0:
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
+    check_precision(precision, model)
     checkpoint, device = Checkpoint.of(checkpoint), data.images.device
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
-    make = optimiser or partial(torch.optim.SGD, momentum=0.9 if momentum is None else momentum)
+    fused = {"fused": True} if precision == "bf16" and device.type in FUSED else {}
+    make = optimiser or partial(torch.optim.SGD, momentum=0.9 if momentum is None else momentum, **fused)
     optimiser = make(model.parameters() if parameters is None else parameters, lr=lr)
     settings = {"seed": seed, "epochs": epochs, "lr": lr, "batch_size": batch_size, "clip": clip}
     settings |= {"schedule": schedule, "objective": objective}
+    if precision == "bf16":  # float32 is not named: checkpoints from before there was a choice stay valid
+        settings["precision"], objective = precision, partial(in_bf16, objective)
     about = {} if checkpoint is None else account(model, *data.xy, {"optimiser": optimiser}, **settings)
     total = epochs * -(-len(data) // batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: factor_of(schedule, min(step, total - 1) / total))

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import io
+import json
 import math
 import os
 import subprocess
@@ -18,10 +19,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from helpers import models, training
+from helpers import attacks, models, training
 from helpers.checkpoints import Checkpoint
-from helpers.data import Split
+from helpers.data import Split, load
+from helpers.losses import hr_loss
 from helpers.metrics import accuracy
+from helpers.norms import length
+from helpers.precision import PRECISIONS
 from helpers.training import fit, shorten
 
 
@@ -485,6 +489,8 @@ def closed(by):
         ({"optimiser": torch.optim.Adam}, {}, "optimiser kind was Adam, is now SGD"),
         ({"optimiser": partial(torch.optim.Adam, betas=(0.5, 0.9))}, {"optimiser": torch.optim.Adam}, "optimiser 0 betas was"),
         ({"clip": 0.5}, {}, "clip was 0.5, is now missing"),
+        ({"precision": "bf16"}, {}, "precision was bf16, is now missing"),
+        ({}, {"precision": "bf16"}, "precision was missing, is now bf16"),
         ({"schedule": training.cosine}, {}, "schedule was cosine, is now linear"),
         ({"schedule": halved}, {"schedule": lambda progress: halved(progress)}, "schedule was halved"),
         ({"data": toy(57)}, {}, "data was 57 samples"),
@@ -725,7 +731,185 @@ def test_another_optimiser_takes_parameter_groups_and_continues_from_a_checkpoin
     assert torch.equal(state(model), state(expected))
 
 
+# precision
+
+
+bf16 = partial(fitted, precision="bf16")
+
+
+def test_float32_is_the_default_and_its_checkpoints_are_those_from_before_there_was_a_choice(checkpoint):
+    """To the last bit what plain torch does, under an account without a precision, of an SGD that is not fused."""
+    expected = by_hand(partial(torch.optim.SGD, momentum=0.9))
+    assert torch.equal(fitted(quiet(0), epochs=3, lr=0.05, checkpoint=checkpoint)[0], expected)
+    assert torch.equal(fitted(quiet(0), epochs=3, lr=0.05, precision="float32")[0], expected)
+    about = json.loads(torch.load(io.BytesIO(checkpoint.read_bytes()[32:]), weights_only=True)["about"])
+    common = {"seed", "epochs", "lr", "batch_size", "clip", "schedule", "objective", "data", "network", "device", "identity"}
+    assert about.keys() == common | {"optimiser", "torch"} and about["optimiser"]["0"]["fused"] is None
+
+
+def test_bf16_learns_what_float32_learns():
+    """Within 2 of 100 test images: 0.6 at most in four seeds of two networks; the digits are those of other writers."""
+    right = {}
+    for precision in PRECISIONS:
+        torch.manual_seed(0)
+        model, seen = models.mlp(784, (64,), 10), []
+        fit(model, load("digits", "train"), loss, epochs=4, lr=0.1, batch_size=50, seed=0, precision=precision,
+            after_epoch=lambda _, network, seen=seen: seen.append(network(torch.rand(1, 784)).dtype))  # fmt: skip
+        right[precision] = accuracy(model, *load("digits", "test").xy)
+        assert set(seen) == {torch.float32}
+        assert all(w.dtype == torch.float32 and w.isfinite().all() for w in model.parameters())
+    assert min(right.values()) > 0.85 and abs(right["bf16"] - right["float32"]) <= 0.02
+
+
+def test_bf16_is_decided_by_the_seed_and_is_not_float32():
+    first, again, exact = bf16(), bf16(), fitted()
+    assert torch.equal(first[0], again[0]) and first[1] == again[1]
+    assert not torch.equal(first[0], exact[0]) and first[1] == pytest.approx(exact[1], rel=0.05)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimiser": torch.optim.Adam}], ids=["SGD", "Adam"])
+def test_an_interrupted_bf16_training_continues_to_the_same_result(checkpoint, options):
+    expected = bf16(**options)
+    for stop in (2, 4):
+        with pytest.raises(Interruption):
+            bf16(checkpoint=checkpoint, after_epoch=stop_after(stop), **options)
+    finished = []
+    weights, losses = bf16(network(7), checkpoint=checkpoint, after_epoch=lambda epoch, _: finished.append(epoch), **options)
+    assert finished == [5, 6] and torch.equal(weights, expected[0]) and losses == expected[1]
+
+
+def test_bf16_takes_steps_of_a_fused_sgd_or_of_the_optimiser_that_is_given(checkpoint):
+    """A fused step reads memory in order: it must find the weights of channels_last, and their gradients, in one."""
+
+    def conv():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 6, 2), nn.Flatten(), nn.Linear(6, 3)).to(memory_format=torch.channels_last)
+
+    def run(**options):
+        model = conv()
+        groups = [{"params": model[0].parameters(), "weight_decay": 0.1}, {"params": model[2].parameters()}]
+        return bf16(model, parameters=groups, clip=0.4, **options)[0]
+
+    plain = run(optimiser=partial(torch.optim.SGD, momentum=0.9))
+    torch.testing.assert_close(run(checkpoint=checkpoint), plain, rtol=1e-3, atol=1e-5)  # a bf16 pass may round the other way
+    about = json.loads(torch.load(io.BytesIO(checkpoint.read_bytes()[32:]), weights_only=True)["about"])
+    assert about["optimiser"]["0"]["fused"] is True
+    assert not torch.allclose(plain, run(optimiser=torch.optim.Adam), atol=1e-2)
+
+
+def test_passes_are_bf16_and_losses_float32():
+    """Logits are what bf16 has, of a float32 type; the loss of them has all digits, where bf16 would leave 2 to 3."""
+    seen = []
+
+    def objective(model, x, y):
+        logits = model(x)
+        assert logits.dtype == torch.float32 and torch.equal(logits, logits.bfloat16().float())
+        value = hr_loss(logits, y, alpha=1.5)
+        assert value.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        seen.append((value.item(), hr_loss(logits.double(), y, alpha=1.5).item()))
+        return value
+
+    _, losses = bf16(objective=objective, epochs=2, batch_size=60)
+    assert losses == pytest.approx([value for value, _ in seen], rel=1e-6)
+    assert [value for value, _ in seen] == pytest.approx([exact for _, exact in seen], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [attacks.fgsm, attacks.adv_loss, attacks.adv_alpha, attacks.adv_logits, partial(attacks.pgd, steps=3, restarts=2)],
+    ids=lambda attack: getattr(attack, "__name__", "pgd"),
+)
+def test_learning_with_an_adversary_in_bf16_stays_in_range_and_within_its_radius(attack):
+    norm = "linf" if attack is attacks.fgsm else "l2"
+
+    def objective(model, x, y):
+        moved = attack(model, x, y, eps=0.2)
+        assert moved.dtype == torch.float32 and moved.min() >= 0 and moved.max() <= 1
+        assert 0.05 < length(moved - x, norm).max() <= 0.2 * (1 + 1e-5)
+        return loss(model, moved, y)
+
+    model, data = quiet(0), toy()
+    _, losses = bf16(model, data, objective, epochs=10)
+    assert losses[-1] < 0.7 * losses[0] and accuracy(model, data.images, data.labels) > 0.9
+    assert losses == pytest.approx(fitted(quiet(0), data, objective, epochs=10)[1], rel=0.1)
+
+
+def test_parts_that_the_objective_calls_are_bf16_too():
+    """The adversary of a layer's features, and that of a network within the model."""
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = quiet(0)
+
+    def by_layers(model, x, y):
+        lower, upper = getattr(model, "network", model)[:2], getattr(model, "network", model)[2:]
+        h = lower(x)
+        assert torch.equal(h, h.bfloat16().float())
+        return cross_entropy(upper(attacks.adv_loss(upper, h, y, eps=0.1, clip=False)), y)
+
+    def whole(model, x, y):
+        logits = model.network(x)
+        assert torch.equal(logits, logits.bfloat16().float())
+        return cross_entropy(logits, y)
+
+    assert torch.equal(bf16(quiet(0), objective=by_layers)[0], bf16(Wrapped(), objective=by_layers)[0])
+    assert torch.equal(bf16(Wrapped(), objective=whole)[0], bf16(quiet(0))[0])
+
+
+def test_a_pass_without_gradients_takes_none_from_the_next():
+    """Autocast keeps the casts of weights that were made without gradients, in torch 2.6."""
+
+    def looks_first(model, x, y):
+        with torch.no_grad():
+            model(x)
+        return loss(model, x, y)
+
+    assert torch.equal(bf16(quiet(0), objective=looks_first)[0], bf16(quiet(0))[0])
+
+
+def test_several_results_of_a_network_are_float32():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = quiet(0)
+
+        def forward(self, x):
+            return self.body(x), [x.mean(), self.body(x)]
+
+    def objective(model, x, y):
+        first, (mean, second) = model(x)
+        assert {first.dtype, mean.dtype, second.dtype} == {torch.float32}
+        return cross_entropy(first, y)
+
+    assert torch.equal(bf16(Two(), objective=objective)[0], bf16(quiet(0))[0])
+
+
+def test_a_training_in_bf16_that_fails_leaves_an_ordinary_network():
+    def broken(model, x, y):
+        model(x)
+        raise Interruption
+
+    model = quiet(0)
+    with pytest.raises(Interruption):
+        bf16(model, objective=broken)
+    assert torch.equal(model(toy().images), quiet(0)(toy().images)) and not any("forward" in vars(m) for m in model.modules())
+
+
 # what is refused
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "BF16", "", None, 32], ids=str)
+def test_an_unknown_precision_is_refused(precision):
+    model = network()
+    with pytest.raises(ValueError, match="precision must be one of float32, bf16, not"):
+        fitted(model, precision=precision)
+    assert torch.equal(state(model), state(network()))
+
+
+def test_bf16_of_weights_that_are_not_float32_is_refused():
+    with pytest.raises(ValueError, match=r"bf16 is for float32 weights, not float64: call the network's \.float\(\)"):
+        bf16(network().double())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
