@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import functools
 import hashlib
-import io
 import itertools
 import os
 import secrets
@@ -43,7 +42,8 @@ class Tasks:
 
     def __init__(self, x):
         self.x, self.client = x, connect(x.study.cluster, x.study.home)
-        self.payload, self.codes = _by_value(x), {}
+        self.payload, self.originals = _by_value(x)
+        self.codes: dict[str, str] = {}  # identities that were told, by request
         self.topic, self.numbers = f"book-{secrets.token_hex(6)}", itertools.count()
         self.began: Counter[str] = Counter()  # how often each job was begun
         self.busy: set[str] = set()  # jobs that are being done
@@ -94,7 +94,7 @@ class Tasks:
                     if kind in ("row", "data") and not job.chain:
                         yield kind, *what
                     elif kind == "code":
-                        self.codes[hashlib.sha256(what[0]).hexdigest()] = identity(*references.load(what[0]))
+                        self.codes[hashlib.sha256(what[0]).hexdigest()] = identity(*references.load(what[0], self.originals))
                         again = [job]
                     elif kind == "missing":
                         (chain,) = what
@@ -190,16 +190,14 @@ def connect(address: str, folder: Path) -> Client:
     return client
 
 
-def _by_value(x) -> bytes:
+def _by_value(x) -> tuple[bytes, references.Originals]:
     """An experiment with the functions of its notebook, and of modules that lie beside the chapters."""
     beside = [m for m in list(sys.modules.values()) if _is_beside(m, os.getcwd())]
     with contextlib.ExitStack() as stack:
         for module in beside:
             cloudpickle.register_pickle_by_value(module)
             stack.callback(cloudpickle.unregister_pickle_by_value, module)
-        file = io.BytesIO()
-        cloudpickle.Pickler(file).dump(x)
-    return file.getvalue()
+        return references.by_value(x)
 
 
 def _is_beside(module, folder: str) -> bool:

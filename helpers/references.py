@@ -21,12 +21,45 @@ def dump(functions: tuple) -> bytes:
     return file.getvalue()
 
 
-def load(content: bytes) -> tuple:
+def by_value(value) -> tuple[bytes, "Originals"]:
+    """A value pickled with the functions that it needs, and the code of these: what travels loses the name of its cell."""
+    file = io.BytesIO()
+    pickler = _Outward(file)
+    pickler.dump(value)
+    return file.getvalue(), pickler.codes
+
+
+def load(content: bytes, codes: "Originals") -> tuple:
     """The functions, in the process whose notebook they come from. It unpickles: only for what the own cluster's workers send.
 
+    codes : of the functions that were sent away
     raises LookupError where the notebook has redefined one meanwhile
     """
-    return _Unpickler(io.BytesIO(content)).load()
+    reader = _Unpickler(io.BytesIO(content))
+    functions = reader.load()
+    for f in reader.made:
+        f.__code__ = codes.get(f.__code__, f.__code__)
+    return functions
+
+
+Originals = dict[CodeType, CodeType]  # by what code does: one that has travelled is equal, but has lost the name of its cell
+
+
+class _Outward(cloudpickle.Pickler):
+    def __init__(self, file):
+        super().__init__(file)
+        self.codes: Originals = {}
+
+    def reducer_override(self, value):
+        if isinstance(value, FunctionType):
+            self._keep(value.__code__)
+        return super().reducer_override(value)
+
+    def _keep(self, code: CodeType) -> None:
+        self.codes[code] = code
+        for inner in code.co_consts:
+            if isinstance(inner, CodeType):
+                self._keep(inner)
 
 
 class _Pickler(cloudpickle.Pickler):
@@ -45,6 +78,19 @@ class _Pickler(cloudpickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file):
+        super().__init__(file)
+        self.made: list[FunctionType] = []
+
+    def find_class(self, module, name):
+        if (module, name) == (__name__, "_bare"):
+            return self._make
+        return super().find_class(module, name)
+
+    def _make(self, *inside) -> FunctionType:
+        self.made.append(_bare(*inside))
+        return self.made[-1]
+
     def persistent_load(self, reference):
         module, path, digest = reference
         namespace = vars(sys.modules[module])
