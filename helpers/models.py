@@ -189,11 +189,19 @@ def load_pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Modu
     """
     from safetensors.torch import load_file
 
-    about = card(name)
+    return built(card(name), load_file(WEIGHTS / f"{name}.safetensors")).eval().requires_grad_(False).to(device)
+
+
+def built(about: dict, state: dict[str, torch.Tensor]) -> nn.Module:
+    """The network of a card with the parameters `state`, in float32. raises errors of many kinds where the two do not fit"""
     network = _architectures()[about["architecture"]["name"]](**about["architecture"]["arguments"])
-    state = load_file(WEIGHTS / f"{name}.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return network.eval().requires_grad_(False).to(device)
+    return network
+
+
+def text_of(about: dict) -> str:
+    """A card as it is written."""
+    return json.dumps(about, indent=1, sort_keys=True) + "\n"
 
 
 def save_pretrained(name: str, network: nn.Module, about: dict) -> Path:
@@ -210,5 +218,5 @@ def save_pretrained(name: str, network: nn.Module, about: dict) -> Path:
     half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     path.with_suffix(".json").unlink(missing_ok=True)  # killed in between, a network is not in the zoo, never under a wrong card
     save_file({k: v.contiguous().cpu() for k, v in half.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(text_of(about), encoding="utf-8")
     return path
