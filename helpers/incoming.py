@@ -55,13 +55,18 @@ class File:
 
 @dataclass
 class Incoming:
-    """A row, the file with its arrays (None: it has none) with the hash of its content and their names, or why it is refused."""
+    """A row that was checked.
+
+    path, content, names : the file of its arrays (None: it has none), the hash of what it holds, and the arrays' names
+    refused : why it cannot be used; lacks : which arrays it must have had, in words; else ""
+    """
 
     row: dict
     path: Path | None = None
     content: str = ""
     names: frozenset[str] = frozenset()
     refused: str = ""
+    lacks: str = ""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays, as they were when they were checked. raises Changed where they are others now, or gone"""
@@ -125,8 +130,8 @@ def rows_of(path: Path) -> tuple[dict[str, dict], bool]:
             raise RowError(f"{path} holds a line that is no row of this book ({error})") from error
 
 
-def refuse_without_bits(checked: list[Checked], target: Path) -> None:
-    """Refuse rows whose bits or scores were left behind, such as by a copy of the `.jsonl` files only.
+def mark_without_bits(checked: list[Checked], target: Path) -> None:
+    """Mark rows whose bits or scores were left behind, such as by a copy of the `.jsonl` files only.
 
     A row does not say whether it has arrays. But the same code stores the same: where another row of the run has, by the same
     code, the bits of a metric that this row has too, this row had them.
@@ -141,8 +146,8 @@ def refuse_without_bits(checked: list[Checked], target: Path) -> None:
         measured = [(code, name, names.measured(name)) for code, name in sorted(stored[there.file.paper, there.file.run])]
         for r in there.rows.values():
             had = {name for code, name, of in measured if of and code == r.row.get("code") and of[1] in r.row["metrics"]}
-            if had > r.names & had and not r.refused:
-                r.refused = f"its arrays were left behind ('{min(had - r.names)}'): copy the .npz files beside its rows too"
+            if not had <= r.names:
+                r.lacks = f"its arrays were left behind ('{min(had - r.names)}'): copy the .npz files beside its rows too"
 
 
 def _stored_by(target: Path, paper: str, run: str) -> set[tuple[str, str]]:

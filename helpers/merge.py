@@ -102,7 +102,7 @@ def merge(
             except (OSError, RowError) as error:
                 items.append(Item(*file.place, "", "refused", str(error)))
                 say(f"{file}: refused: {error}")
-        incoming.refuse_without_bits(checked, target)
+        incoming.mark_without_bits(checked, target)
         for there in checked:
             path = target / there.file.path.relative_to(there.file.folder)
             results = list(_merge_file(there, path, there.file in taken))
@@ -146,10 +146,11 @@ def _merge_file(there: Checked, path: Path, take: bool) -> Iterator[Item]:
         ours = incoming.rows_of(path)[0]
     except (OSError, RowError) as error:
         ours, unreadable = {}, f"the book's own file cannot be read: {error}"
-    theirs = {key: r.row for key, r in there.rows.items() if not r.refused}
+    refused = {key: r.refused or (r.lacks if take or key not in ours else "") for key, r in there.rows.items()}
+    theirs = {key: r.row for key, r in there.rows.items() if not refused[key]}
     other = other_data([row for key, row in ours.items() if not (take and key in theirs)], list(theirs.values()))
     for key, row in there.rows.items():
-        outcome, why = "refused", row.refused or unreadable or other.get(key, "")
+        outcome, why = "refused", refused[key] or unreadable or other.get(key, "")
         if not why:
             outcome, why = _merge_row(row, path, ours, take)
         yield Item(*there.file.place, " ".join(map(str, row.row["args"].values())), outcome, why)
@@ -166,17 +167,17 @@ def _merge_row(theirs: Incoming, path: Path, ours: dict[str, dict], take: bool) 
             ours = {key: incoming.rows_of(path)[0][key]}  # another process was first
     except (incoming.Changed, KeyError):
         return "refused", "another process changed it while it was merged: merge again"
-    beside, mine = storage.arrays_path(path, ours[key]), None
+    beside = storage.arrays_path(path, ours[key])
+    if take:
+        content = beside.read_bytes() if beside.exists() else b""
+        if _plain(ours[key]) == _plain(theirs.row) and content == (encoded(arrays) if arrays else b""):
+            return "the same", ""
+        storage.replace(path, theirs.row, arrays)
+        return "replaced", ""
     try:
         mine = load_arrays(beside) if beside.exists() else {}
     except RowError as error:
-        if not take:
-            return "refused", f"the arrays of the book's own row cannot be read: {error}"
-    if take and mine is not None and _plain(ours[key]) == _plain(theirs.row) and encoded(mine) == encoded(arrays):
-        return "the same", ""
-    if take:
-        storage.replace(path, theirs.row, arrays)
-        return "replaced", ""
+        return "refused", f"the arrays of the book's own row cannot be read: {error}"
     why = differ(ours[key], mine, theirs.row, arrays)
     return ("different", why) if why else ("the same", "")
 

@@ -109,11 +109,15 @@ def _merge_one(name: str, about: dict, weights: bytes, target: Path, checked: di
             return ("different", why) if why else ("the same", "")
     if "before" in about and (why := _without_its_network(about["before"], target, checked)):
         return "refused", why
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").unlink(missing_ok=True)  # killed in between, it is not in the zoo, and the same call goes on
-    files.write(path, weights)
-    files.write(path.with_suffix(".json"), models.text_of(about).encode())
+    _write(path, weights, models.text_of(about).encode())
     return ("replaced" if there else "added"), ""
+
+
+def _write(path: Path, weights: bytes, text: bytes) -> None:
+    """Write weights and card. Both are on the disk before what was there goes; killed in between, no card has wrong weights."""
+    card = path.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(card, text, before=lambda _: files.write(path, weights, before=lambda _: card.unlink(missing_ok=True)))
 
 
 def _card(path: Path) -> dict:
