@@ -62,7 +62,7 @@ def encoded(arrays: dict[str, np.ndarray]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         for name, array in arrays.items():
-            _check_array(name, array)
+            check_array(name, array)
             if array.dtype == bool and array.ndim == 1:
                 name, array = BITS + name, pack(array)
             member = io.BytesIO()
@@ -71,7 +71,8 @@ def encoded(arrays: dict[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
-def _check_array(name, array) -> None:
+def check_array(name, array) -> None:
+    """raises ValueError for a name or an array that is not stored"""
     if not isinstance(name, str) or name.startswith(BITS) or "\0" in name:
         raise ValueError(f"an array cannot be named {name!r}: give it another text that does not start with '{BITS}'")
     plain = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)

@@ -27,7 +27,12 @@ def local_cluster(workers: int, environment: dict[str, str]) -> Iterator[str]:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     with private_folder() as folder, dask.config.set({**CONFIG, **own}):
         options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": None, "processes": True}
-        quiet = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
+        quiet = {
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+            "worker_dashboard_address": "127.0.0.1:0",
+            "silence_logs": logging.ERROR,
+        }
         cluster = LocalCluster(**options, **quiet, local_directory=str(folder))
         with on_stop(lambda: _kill(cluster)):
             try:

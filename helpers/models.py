@@ -197,10 +197,20 @@ def load_pretrained(name: str, *, device: str | torch.device = "cpu", folder: Pa
     from safetensors.torch import load_file
 
     about = card_in(name, folder) if folder else card(name)
-    network = _architectures()[about["architecture"]["name"]](**about["architecture"]["arguments"])
     state = load_file((folder or WEIGHTS) / f"{name}.safetensors")
+    return built(about, state).eval().requires_grad_(False).to(device)
+
+
+def built(about: dict, state: dict[str, torch.Tensor]) -> nn.Module:
+    """The network of a card with the parameters `state`, in float32. raises errors of many kinds where the two do not fit"""
+    network = _architectures()[about["architecture"]["name"]](**about["architecture"]["arguments"])
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return network.eval().requires_grad_(False).to(device)
+    return network
+
+
+def text_of(about: dict) -> str:
+    """A card as it is written."""
+    return json.dumps(about, indent=1, sort_keys=True) + "\n"
 
 
 def save_pretrained(name: str, network: nn.Module, about: dict, *, folder: Path | None = None) -> Path:
@@ -218,5 +228,5 @@ def save_pretrained(name: str, network: nn.Module, about: dict, *, folder: Path 
     half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     path.with_suffix(".json").unlink(missing_ok=True)  # killed in between, a network is not in the zoo, never under a wrong card
     save_file({k: v.contiguous().cpu() for k, v in half.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(text_of(about), encoding="utf-8")
     return path

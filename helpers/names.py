@@ -5,6 +5,7 @@ them with `Experiment.long(template, attack=..., eps=...)`. The names that `help
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 
 # of a metric: the standard error of `metric` over the images, and how far `metric` lies below the clean one
@@ -28,6 +29,15 @@ def drop(metric: str) -> str:
 def is_derived(metric: str) -> bool:
     """Whether a metric is the standard error or the drop of another one."""
     return metric.startswith((se(""), drop("")))
+
+
+def measured(array: str) -> tuple[str, str] | None:
+    """RIGHT or SCORES, and the metric, for the name of an array that holds a metric's bits or scores; None for any other."""
+    for template in (RIGHT, SCORES):
+        pattern = re.escape(template).replace(r"\{metric\}", "(.+)").replace(r"\{side\}", "(?:inside|outside)")
+        if match := re.fullmatch(pattern, array, re.DOTALL):
+            return template, match[1]
+    return None
 
 
 def expand(template: str, **values: Iterable) -> Iterator[tuple[dict, str]]:

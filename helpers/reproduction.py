@@ -13,6 +13,11 @@ from helpers.scratch import write_whole
 TOLERANCE = 0.03  # of a rate at `smoke`, absolute; of another quantity, relative
 
 
+def distances(old: dict[str, float], new: dict[str, float]) -> dict[str, float]:
+    """How far each metric that both have lies from its old value, in units of TOLERANCE: beyond 1 it is another value."""
+    return {name: abs(new[name] - old[name]) / (TOLERANCE * max(1.0, abs(old[name]))) for name in old.keys() & new.keys()}
+
+
 def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, close: bool) -> list[dict]:
     """For each row computed again: whether the stored row of the same key came out, with every metric that it has. Arrays of
     figures are not compared, nor is what is measured now and was not then.
@@ -30,14 +35,13 @@ def came_out_again(stored: dict[str, dict], again: dict[str, dict], *, close: bo
             old, new = stored[key]["metrics"], row["metrics"]
             entry["verdict"] = "yes" if old.keys() <= new.keys() else "no"
             siblings = [r["metrics"] for r in stored.values() if _family(r) == _family(stored[key])]
-            off = {}
-            for name in old.keys() & new.keys():
-                allowed, centre = TOLERANCE * max(1.0, abs(old[name])), old[name]
+            off = distances(old, new)
+            for name in off:
                 values = np.array([m[name] for m in siblings if name in m])
                 if not close and len(values) > 1:
                     n, centre = len(values), values.mean()
                     allowed = max(0.003, stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n))
-                off[name] = abs(new[name] - centre) / allowed
+                    off[name] = abs(new[name] - centre) / allowed
             if off:
                 worst = max(sorted(off), key=off.get)
                 entry |= {"metric": worst, "stored": old[worst], "again": new[worst]}

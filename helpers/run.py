@@ -12,6 +12,8 @@ from helpers import declared, provenance
 from helpers.building import build_site
 from helpers.chapters import BUILD, Refused, chapters, paper_of, title
 from helpers.environments import arithmetic, environment
+from helpers.merge import merge
+from helpers.merge_zoo import merge_zoo
 from helpers.processes import stop_on_signals
 from helpers.profiles import PROFILES, parse_seeds
 from helpers.reproduce import Asked, record, report, reproduce
@@ -141,13 +143,11 @@ def _computed_at(cluster: str | None, workers: int | None, profile: str) -> Iter
 
 def _merge(source: Path, args: argparse.Namespace) -> int:
     """Bring in rows from elsewhere, then execute the chapters that they belong to at `report`."""
-    from helpers import merge
-
     every = chapters()
     replace = [run.strip() for run in (args.replace or "").split(",") if run.strip()]
     try:
-        merged = merge.merge(source, ROOT / "results", replace=replace, papers={paper_of(path) for path in every} - {None})
-        zoo = merge.merge_zoo(source) if args.zoo else None
+        merged = merge(source, ROOT / "results", replace=replace, papers={paper_of(path) for path in every} - {None})
+        zoo = merge_zoo(source) if args.zoo else None
     except ValueError as error:
         raise Refused(str(error)) from None
     report(path for path in every if paper_of(path) in merged.papers)
