@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("PROFILE", "CHAPTERS", "SEEDS", "DATA_ROOT", "DEVICE", "ALLOW_DIRTY", "PYTHON", "TORCH_INDEX")
+OPTIONS = ("PROFILE", "CHAPTERS", "EXPERIMENTS", "SEEDS", "DATA_ROOT", "DEVICE", "WORKERS", "CLUSTER", "ALLOW_DIRTY", "FROM")
+NAMES = (*OPTIONS, "PYTHON", "TORCH_INDEX")
 
 
 @pytest.fixture
@@ -66,21 +67,27 @@ HARD = [
 @pytest.mark.parametrize("value", HARD)
 def test_a_value_arrives_as_it_was_typed(make, value):
     (call,) = make("reproduce", "STAMP=stamp", f"DATA_ROOT={value}", f"DEVICE={value}")
-    assert options(call) == {"profile": "smoke", "data-root": value, "device": value}
+    assert options(call) == {"data-root": value, "device": value}
 
 
 def test_every_variable_becomes_its_option(make):
     (call,) = make("record", "STAMP=stamp", "PROFILE=cpu", "CHAPTERS=01,02", "SEEDS=0-4", "DEVICE=cuda:1", "ALLOW_DIRTY=1")
     assert call[:2] == ["-m", "helpers.run"] and {"--record", "--allow-dirty"} <= set(call)
     assert options(call) == {"profile": "cpu", "chapters": "01,02", "seeds": "0-4", "device": "cuda:1"}
+    (call,) = make("reproduce", "STAMP=stamp", "EXPERIMENTS=a,b", "WORKERS=2", "CLUSTER=tcp://h:1")
+    assert options(call) == {"experiments": "a,b", "workers": "2", "cluster": "tcp://h:1"}
+    (call,) = make("merge", "STAMP=stamp", "FROM=/a folder", "REPLACE=a,b", "ZOO=1")
+    assert options(call) == {"merge": "/a folder", "replace": "a,b"} and "--zoo" in call
+    (call,) = make("todo", "STAMP=stamp", "PROFILE=cpu")
+    assert options(call) == {"profile": "cpu"} and "--todo" in call
     assert make("bench", "STAMP=stamp", "DEVICE=cuda")[-1] == ["tests/bench_attacks.py", "--device=cuda"]
 
 
 @pytest.mark.parametrize("more", [[], ["-e"]])
 def test_what_the_environment_holds_counts_for_nothing(make, more):
-    environment = dict.fromkeys(("PROFILE", "CHAPTERS", "SEEDS", "DATA_ROOT", "DEVICE", "ALLOW_DIRTY"), "$(shell touch ran)")
+    environment = dict.fromkeys(OPTIONS, "$(shell touch ran)")
     (call,) = make("record", "STAMP=stamp", *more, **environment)
-    assert options(call) == {"profile": "smoke"} and "--allow-dirty" not in call and "--record" in call
+    assert options(call) == {} and "--allow-dirty" not in call and "--record" in call
 
 
 def test_python_and_the_index_may_come_from_the_environment(make, tmp_path):
@@ -94,4 +101,7 @@ def test_python_and_the_index_may_come_from_the_environment(make, tmp_path):
 
 def test_help_names_every_target():
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, encoding="utf-8").stdout
-    assert all(word in text for word in ("make reproduce", "make record", "test", "bench", "book", "lab", "lint", "clean"))
+    assert all(
+        word in text
+        for word in ("make reproduce", "make record", "make todo", "make merge", "test", "bench", "book", "lab", "lint", "clean")
+    )

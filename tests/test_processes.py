@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from toy import ROOT, Book
 
-from helpers import processes, scratch
+from helpers import scratch
 
 BUSY = """
 import os, pathlib, time
@@ -107,20 +107,6 @@ def test_a_second_reproduction_of_a_chapter_is_refused_and_disturbs_nothing(busy
     first.communicate(timeout=120)
 
 
-def test_side_by_side_yields_what_calls_return_and_none_for_the_dead():
-    answers = dict(processes.side_by_side(abs, [(-1,), (-2,), (-3,)], 2))
-    assert answers == {(-1,): 1, (-2,): 2, (-3,): 3}
-    assert list(processes.side_by_side(os._exit, [(3,)], 2)) == [((3,), None)]
-
-
-def test_what_is_still_at_work_ends_when_nobody_asks_for_more():
-    started = time.monotonic()
-    answers = processes.side_by_side(time.sleep, [(0,), (50,)], 2)
-    assert next(answers) == ((0,), None)
-    answers.close()
-    assert time.monotonic() - started < 100
-
-
 def test_a_lock_is_held_by_one_process_at_a_time(tmp_path):
     code = (
         f"from pathlib import Path\nfrom helpers.scratch import locked\nwith locked(Path({str(tmp_path / 'lock')!r})): print(1)"
@@ -146,17 +132,3 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text(encoding="utf-8") == "before" and [p.name for p in tmp_path.iterdir()] == ["a"]
     scratch.write_whole(tmp_path / "a", "α")
     assert (tmp_path / "a").read_bytes() == "α".encode()
-
-
-def test_a_worker_ends_with_the_process_that_started_it():
-    code = (
-        "import multiprocessing as m, os, time\nfrom helpers.processes import end_with\n"
-        "def work(parent):\n    end_with(parent)\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
-        "m.get_context('fork').Process(target=work, args=(os.getpid(),)).start()\ntime.sleep(60)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT)
-    assert int(parent.stdout.readline()) != parent.pid
-    started = time.monotonic()
-    parent.send_signal(signal.SIGKILL)
-    assert parent.stdout.read() == "", "the pipe stays open until the worker ends"
-    assert time.monotonic() - started < 100 and parent.wait() == -signal.SIGKILL

@@ -1,6 +1,7 @@
 """Progress never stops a run, whatever it cannot write or read."""
 
 import io
+import json
 import os
 import sys
 
@@ -20,14 +21,20 @@ def test_a_progress_file_that_cannot_be_written_is_ignored(sink, monkeypatch, tm
     assert grid.stored == 1
 
 
-def test_what_a_grid_says_is_read_by_the_runner(monkeypatch):
-    with ChapterProgress(1):
+def test_what_a_grid_says_is_read_by_the_runner(capsys):
+    with ChapterProgress(1, rows=5) as chapters:
         sink = os.environ["BOOK_PROGRESS"]
         with GridProgress("table1", 2, 0) as grid:
             grid.at({"method": "α", "seed": 0})
+            grid.done()
+            grid.running(2, 1)
         with open(sink, encoding="utf-8") as file:
-            assert file.read() == "chapter · table1 α seed 0: 0 of 2 stored\n"
+            said = [json.loads(line)["text"] for line in file]
+        running = "table1 α seed 0: 1 of 2 stored, 2 running, 1 training"
+        assert said == ["table1 α seed 0: 0 of 2 stored", running, "table1: 1 of 2 stored"]
+        chapters.chapter_done()
     assert not os.path.exists(sink) and "BOOK_PROGRESS" not in os.environ
+    assert "chapter · table1: 1 of 2 stored | 1 of 5 rows | 1 of 1 chapters" in capsys.readouterr().err, "a log has lines"
 
 
 def test_the_runner_needs_no_place_for_progress(monkeypatch):
@@ -37,7 +44,7 @@ def test_the_runner_needs_no_place_for_progress(monkeypatch):
     monkeypatch.setattr(progress, "private_folder", full)
     with ChapterProgress(1) as chapters, GridProgress("table1", 2, 0) as grid:
         grid.at({"seed": 0})
-        chapters.bar.update()
+        chapters.chapter_done()
 
 
 class Broken(io.StringIO):
@@ -51,7 +58,7 @@ def test_a_terminal_that_went_away_stops_nothing(monkeypatch):
     monkeypatch.delenv("BOOK_PROGRESS", raising=False)
     monkeypatch.setattr(sys, "stderr", Patient(Broken()).stream)
     with ChapterProgress(2) as chapters:
-        chapters.bar.update()
+        chapters.chapter_done()
     with GridProgress("table1", 2, 0) as grid:
         grid.at({"seed": 0})
         grid.done()

@@ -10,7 +10,9 @@ import nbformat
 import pytest
 from toy import Book, row, store, write_chapter
 
-from helpers import chapters, provenance, run
+from helpers import building, chapters, declared, provenance, reproduce, run
+from helpers.chapters import Refused
+from helpers.reproduce import Asked
 
 
 def command(*arguments, **options):
@@ -41,31 +43,37 @@ def test_what_is_unknown_is_refused_with_the_valid_ones(arguments, message):
 
 
 @pytest.fixture
-def chapter(tmp_path, monkeypatch):
-    """A chapter of three cells in a book of its own."""
-    for module in (chapters, run):
+def book(tmp_path, monkeypatch):
+    """The folders of a book of its own."""
+    for module in (chapters, reproduce, declared, building):
         monkeypatch.setattr(module, "BOOK", tmp_path / "book")
         monkeypatch.setattr(module, "BUILD", tmp_path / "_build")
+    return tmp_path
+
+
+@pytest.fixture
+def chapter(book, tmp_path):
+    """A chapter of three cells in a book of its own."""
     return write_chapter(tmp_path / "book/01_a.ipynb", "print(profile)")
 
 
 def test_a_parameter_that_the_chapter_lacks_is_refused(chapter, tmp_path):
-    with pytest.raises(run.Refused, match="no parameter depth; it has: profile"):
-        run.execute(chapter, tmp_path / "out.ipynb", {"depth": 3})
+    with pytest.raises(Refused, match="no parameter depth; it has: profile"):
+        chapters.execute(chapter, tmp_path / "out.ipynb", {"depth": 3})
 
 
 def test_a_failing_cell_is_one_clear_line(chapter, tmp_path):
     notebook = nbformat.read(chapter, 4)
     notebook.cells.append(nbformat.v4.new_code_cell("1 / 0"))
     nbformat.write(notebook, chapter)
-    with pytest.raises(run.Refused, match="01_a stopped with ZeroDivisionError"):
-        run.execute(chapter, tmp_path / "out.ipynb", {"profile": "smoke"})
+    with pytest.raises(Refused, match="01_a stopped with ZeroDivisionError"):
+        chapters.execute(chapter, tmp_path / "out.ipynb", {"profile": "smoke"})
 
 
 def test_a_run_by_papermill_leaves_no_trace_after_tidying(chapter, tmp_path):
-    run.execute(chapter, tmp_path / "out.ipynb", {"profile": "smoke"})
+    chapters.execute(chapter, tmp_path / "out.ipynb", {"profile": "smoke"})
     notebook = nbformat.read(tmp_path / "out.ipynb", 4)
-    run.tidy(notebook)
+    chapters.tidy(notebook)
     text = json.dumps(notebook)
     assert "papermill" not in text and "injected" not in text and "iopub" not in text
     assert [c.execution_count for c in notebook.cells if c.cell_type == "code"] == [1, 2]
@@ -73,22 +81,22 @@ def test_a_run_by_papermill_leaves_no_trace_after_tidying(chapter, tmp_path):
 
 
 def test_report_executes_in_place_and_refuses_what_writes_to_stderr(chapter):
-    run.execute_report(chapter)
+    chapters.execute_report(chapter)
     first = chapter.read_text(encoding="utf-8")
     assert nbformat.read(chapter, 4).cells[-1].outputs[0].text == "report\n"
-    run.execute_report(chapter)
+    chapters.execute_report(chapter)
     assert chapter.read_text(encoding="utf-8") == first
     notebook = nbformat.read(chapter, 4)
     notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('a warning', file=sys.stderr)"))
     nbformat.write(notebook, chapter)
-    with pytest.raises(run.Refused, match="wrote to stderr at `report`: a warning"):
-        run.execute_report(chapter)
+    with pytest.raises(Refused, match="wrote to stderr at `report`: a warning"):
+        chapters.execute_report(chapter)
 
 
 def test_results_are_recorded_from_committed_code_only(chapter, monkeypatch):
     monkeypatch.setattr(provenance, "dirty", lambda: [" M helpers/attacks.py"])
-    with pytest.raises(run.Refused, match="commit first, or --allow-dirty:  M helpers/attacks.py"):
-        run.record([chapter], "smoke", {}, allow_dirty=False)
+    with pytest.raises(Refused, match="commit first, or --allow-dirty:  M helpers/attacks.py"):
+        reproduce.record(Asked({chapter: None}, "smoke", {}))
 
 
 def test_without_git_the_code_needs_a_name(chapter, monkeypatch):
@@ -97,8 +105,8 @@ def test_without_git_the_code_needs_a_name(chapter, monkeypatch):
 
     monkeypatch.setattr(provenance, "dirty", no_git)
     monkeypatch.delenv("BOOK_COMMIT", raising=False)
-    with pytest.raises(run.Refused, match="BOOK_COMMIT is not set"):
-        run.record([chapter], "smoke", {}, allow_dirty=False)
+    with pytest.raises(Refused, match="BOOK_COMMIT is not set"):
+        reproduce.record(Asked({chapter: None}, "smoke", {}))
 
 
 def test_make_says_in_one_line_what_is_missing():
@@ -117,25 +125,26 @@ def test_make_refuses_an_old_python(tmp_path):
 
 
 def test_a_chapter_that_is_reproduced_goes_on_where_it_was_and_starts_anew_after_a_change(chapter, tmp_path):
-    home, how = tmp_path / "home", {"profile": "smoke", "parameters": {}}
+    home, asked = tmp_path / "home", Asked({chapter: None}, "smoke", {})
     home.mkdir()
     (home / "row").touch()
     (home / "made-by").write_text("a", encoding="utf-8")
-    assert run._reproduce_one(chapter, home, identity="a", **how) == "" and (home / "row").exists()
+    reproduce.reproduce_one(chapter, home, asked, "a")
+    assert (home / "row").exists()
     assert (home / "made-by").read_text(encoding="utf-8") == "finished" and "A reproduction at profile" in (
         home / "01_a.ipynb"
     ).read_text(encoding="utf-8")
-    assert run._reproduce_one(chapter, home, identity="a", **how) == "" and not (home / "row").exists()
+    reproduce.reproduce_one(chapter, home, asked, "a")
+    assert not (home / "row").exists()
 
 
 def test_a_chapter_that_stops_says_why_and_is_not_finished(chapter, tmp_path):
     notebook = nbformat.read(chapter, 4)
     notebook.cells.append(nbformat.v4.new_code_cell("1 / 0"))
     nbformat.write(notebook, chapter)
-    said = run._reproduce_one(chapter, tmp_path / "home", profile="smoke", parameters={}, identity="a")
-    assert (
-        said.startswith("01_a stopped with ZeroDivisionError") and (tmp_path / "home/made-by").read_text(encoding="utf-8") == "a"
-    )
+    with pytest.raises(Refused, match="01_a stopped with ZeroDivisionError"):
+        reproduce.reproduce_one(chapter, tmp_path / "home", Asked({chapter: None}, "smoke", {}), "a")
+    assert (tmp_path / "home/made-by").read_text(encoding="utf-8") == "a"
 
 
 def test_list_only_reads_and_site_says_that_it_cannot_write(tmp_path):
@@ -173,8 +182,8 @@ def test_a_damaged_notebook_and_an_unusable_results_folder_are_one_line(tmp_path
 def test_folders_are_those_that_the_caller_means(given, meant, tmp_path, monkeypatch):
     seen = {}
 
-    def reproduce(picked, profile, parameters):
-        seen.update(parameters, results=os.environ["BOOK_RESULTS"], data=os.environ["BOOK_DATA"])
+    def reproduce(asked):
+        seen.update(asked.parameters, results=os.environ["BOOK_RESULTS"], data=os.environ["BOOK_DATA"])
         return 0
 
     monkeypatch.setattr(run, "reproduce", reproduce)
@@ -182,7 +191,7 @@ def test_folders_are_those_that_the_caller_means(given, meant, tmp_path, monkeyp
     monkeypatch.setenv("BOOK_RESULTS", given)
     monkeypatch.setenv("BOOK_DATA", given)
     monkeypatch.chdir(tmp_path)
-    assert run.main(["--chapters", "01", f"--data-root={given}"]) == 0
+    assert run.main(["--profile=cpu", "--chapters=01", f"--data-root={given}"]) == 0
     folder = meant.format(home=tmp_path / "home", here=tmp_path)
     assert seen == {"data_root": folder, "results": folder, "data": folder} and os.environ["BOOK_DATA"] == given
 
@@ -194,17 +203,19 @@ def test_the_paper_of_a_chapter_is_what_its_study_names(tmp_path):
 
 
 @pytest.fixture
-def reproduced(tmp_path, monkeypatch):
+def reproduced(book, tmp_path, monkeypatch):
     """Two chapters of one paper that store a row each, and a function that reproduces chapters without building a site."""
-    for module in (chapters, run):
-        monkeypatch.setattr(module, "BOOK", tmp_path / "book")
-        monkeypatch.setattr(module, "BUILD", tmp_path / "_build")
-    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(declared, "ROOT", tmp_path)
     monkeypatch.setattr(provenance, "commit", lambda: "toy")
-    monkeypatch.setattr(run, "copy_source", lambda *_: None)
-    monkeypatch.setattr(run, "build_site", lambda *_: "no site")
-    monkeypatch.setattr(run, "_run_all", lambda homes, *_: [(store(h / "results", "p", row(p.stem))) for p, h in homes.items()])
-    return lambda *names, **parameters: run.reproduce([tmp_path / f"book/{name}.ipynb" for name in names], "smoke", parameters)
+    monkeypatch.setattr(reproduce, "copy_source", lambda *_: None)
+    monkeypatch.setattr(reproduce, "build_site", lambda *_: "no site")
+    monkeypatch.setattr(reproduce, "reproduce_one", lambda path, home, *_: store(home / "results", "p", row(path.stem)))
+
+    def reproduced(*names, seeds=None):
+        return reproduce.reproduce(Asked({tmp_path / f"book/{name}.ipynb": None for name in names}, "smoke", {}, seeds))
+
+    return reproduced
 
 
 def test_a_reproduction_counts_what_its_chapters_did_not_make(reproduced, tmp_path, capsys):
@@ -217,4 +228,4 @@ def test_a_reproduction_counts_what_its_chapters_did_not_make(reproduced, tmp_pa
     shutil.rmtree(tmp_path / "_build")
     assert reproduced("05", "05b") == 1 and "p figure 3: stored, but not made again" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "_build")
-    assert reproduced("05", "05b", seeds="0-2") == 0
+    assert reproduced("05", "05b", seeds=[0, 1, 2]) == 0
