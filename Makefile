@@ -11,6 +11,7 @@ VENV    := .venv
 PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.installed
 RUN     := "$(PY)" -m helpers.run
+MALLOC  := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864
 
 # What is given to make counts, and not what another tool exported under the same name; but for the two below. `value` takes a
 # text as it was typed, and recipes read it as "$$NAME": nothing in it is expanded or run, by make or by the shell.
@@ -57,7 +58,10 @@ merge: $(STAMP)
 	@$(RUN) "--merge=$$FROM" $${REPLACE:+"--replace=$$REPLACE"} $${ZOO:+--zoo}
 
 test: $(STAMP)
-	@"$(PY)" -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests book
+	@$(MALLOC) "$(PY)" -m pytest -n 2 --dist loadfile --nbval --nbval-current-env -m 'not long' tests book
+
+test-long: $(STAMP)                 # kills, races, chapters as Colab runs them: what takes longer than `test` may
+	@$(MALLOC) "$(PY)" -m pytest -n 2 --dist loadfile -m long tests
 
 bench: $(STAMP)                     # our attacks beside other libraries': make bench DEVICE=cuda
 	@"$(PY)" -m pip install -q --disable-pip-version-check -e '.[test,bench]'

@@ -54,7 +54,7 @@ class Study:
         if profile not in ("report", *PROFILES):
             raise ValueError(f"unknown profile {profile!r}; known are: report, {', '.join(reversed(PROFILES))}")
         self.paper, self.profile = paper, profile
-        self.selection = Selection.of(os.environ.get(NAMES), parse_seeds(seeds))
+        self.selection = Selection.of(os.environ.get(NAMES) if profile != "report" else None, parse_seeds(seeds))
         if device and str(device).startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device {device!r}: torch sees no GPU here; leave the device out, or name cpu")
         self.device, self.any_device = torch.device(device or best_device()), device is None

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -212,7 +213,10 @@ def start(*words, **environment):
         "distributed.cli.dask_scheduler" if words[0] == "scheduler" else "distributed.cli.dask_worker",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen([*command, *words[1:]], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(
+        [*command, *words[1:]], env=environment, cwd=tempfile.gettempdir(), **quiet
+    )  # not in the book's folder
 
 
 @pytest.fixture

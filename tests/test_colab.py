@@ -162,7 +162,9 @@ def test_every_chapter_begins_with_the_same_cell():
     assert {c.id for c in first} == {"bootstrap"} and len({c.source for c in first}) == 1
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "chapter", [CHAPTERS[0], *(pytest.param(p, marks=pytest.mark.long) for p in CHAPTERS[1:])], ids=lambda p: p.stem
+)
 def test_a_chapter_runs_from_a_clone_with_what_colab_ships(chapter, colab):
     done, told = colab.run(colab.cells(chapter))
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.environments import MALLOC
+
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ("PROFILE", "CHAPTERS", "EXPERIMENTS", "SEEDS", "DATA_ROOT", "DEVICE", "WORKERS", "CLUSTER", "ALLOW_DIRTY", "FROM")
 NAMES = (*OPTIONS, "PYTHON", "TORCH_INDEX")
@@ -97,6 +99,11 @@ def test_python_and_the_index_may_come_from_the_environment(make, tmp_path):
     assert calls[0][0] == "-c" and "import sys" in calls[0][1], "the interpreter with a space in its path was asked"
     assert [w for c in calls for w in c if "index" in w] == ["--index-url=https://a.example/whl?a&b"]
     assert all("--index-url" not in word for c in make("setup", "-B", "STAMP=new", f"PYTHON={other}") for word in c)
+
+
+def test_tests_get_the_malloc_settings_of_kernels():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "MALLOC  := " + " ".join(f"{name}={value}" for name, value in MALLOC.items()) in text
 
 
 def test_help_names_every_target():

@@ -78,6 +78,7 @@ class TestCommitted:
         )
         assert badge in notebook.cells[0].source
 
+    @pytest.mark.long  # make test compares the outputs at `report` by nbval; that nothing else is needed is shown here
     def test_report_needs_no_data_no_networks_and_no_network(self, path, tmp_path):
         """From a copy without `_build`, with an empty data folder, and with sockets other than local ones refused."""
         copy = tmp_path / "book"

@@ -337,7 +337,9 @@ NAMES = [
 
 @browsing
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(1280, "dark", marks=pytest.mark.long), (390, "light")]
+)
 def test_a_page_reads_well_without_a_network(browser, served, name, width, scheme):
     tab, complaints = opened(browser, served, name, width, scheme)
     assert not complaints

@@ -12,11 +12,11 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def write_chapter(path: Path, *sources: str) -> Path:
+def write_chapter(path: Path, *sources: str, parameters: str = "profile = 'report'") -> Path:
     """A notebook with a title, a parameters cell and one cell for each source."""
     cells = [
         nbformat.v4.new_markdown_cell("# A chapter"),
-        nbformat.v4.new_code_cell("profile = 'report'", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         *map(nbformat.v4.new_code_cell, sources),
     ]
     kernel = {"name": "python3", "display_name": "x", "language": "python"}
