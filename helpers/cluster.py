@@ -41,7 +41,8 @@ class Tasks:
     """Computes the rows of an experiment on a cluster; see `computing.Here`."""
 
     def __init__(self, x):
-        self.x, self.client = x, connect(x.study.cluster, x.study.home)
+        self.x, (self.client, self.guard) = x, connect(x.study.cluster, x.study.home)
+        self.refused: set[str] = set()  # addresses of workers
         self.payload, self.originals = _by_value(x)
         self.codes: dict[str, str] = {}  # identities that were told, by request
         self.topic, self.numbers = f"book-{secrets.token_hex(6)}", itertools.count()
@@ -101,6 +102,9 @@ class Tasks:
                         if chain[-1] not in waiting:
                             again = [replace(job, name=f"train {chain[-1]}", chain=chain)]
                         waiting.setdefault(chain[-1], []).append(job)
+                    elif kind == "refused":
+                        self._refuse(*what)
+                        again = [job]
                     elif kind == "busy":
                         later.append((time.monotonic() + 1, job))
                     elif kind == "died":
@@ -118,12 +122,20 @@ class Tasks:
             words = "; ".join(sorted({str(job.args or "its data") for job in lost}))
             raise RowsLost(f"{self.x.name}: {DEATHS} workers died at {words}; often there is too little memory")
 
+    def _refuse(self, address: str, words: str) -> None:
+        if address not in self.refused:
+            print(f"worker {address} is refused: {words}", file=sys.stderr)
+        self.refused.add(address)
+
     def _submit(self, job: Job) -> Future:
         name = f"{job.name} #{next(self.numbers)} {self.topic}"  # a name that is used twice would be the same task
         job = replace(job, codes=self.codes)
         urgent = 10 if job.chain else 0
-        arguments = self.payload, job, self.topic, provenance.commit()
-        return self.client.submit(work, *arguments, key=name, pure=False, priority=urgent)
+        arguments = self.payload, job, self.guard, self.topic, provenance.commit()
+        allowed = set(self.client.nthreads()) - self.refused if self.refused else None
+        if allowed == set():
+            raise ClusterError(f"the cluster at {self.x.study.cluster} has no worker but those that are refused")
+        return self.client.submit(work, *arguments, key=name, pure=False, priority=urgent, workers=allowed)
 
     def _done(self, running: dict) -> list[Future]:
         if not running:
@@ -155,8 +167,8 @@ class Tasks:
 
 
 @functools.cache
-def connect(address: str, folder: Path) -> Client:
-    """The client of this process at a cluster whose workers see a folder.
+def connect(address: str, folder: Path) -> tuple[Client, Guard]:
+    """The client of this process at a cluster whose workers see a folder, and what refuses a worker.
 
     address : tcp://host:port, tls://host:port, or a scheduler's file. TLS is set up in Dask's own configuration
     raises ClusterError where nothing answers, or a worker is refused
@@ -187,7 +199,7 @@ def connect(address: str, folder: Path) -> Client:
         client.register_plugin(guard)
     except Exception as error:
         raise ClusterError(str(error).partition("\n")[0]) from None
-    return client
+    return client, guard
 
 
 def _by_value(x) -> tuple[bytes, references.Originals]:

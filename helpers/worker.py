@@ -6,6 +6,7 @@ and names it; the client has it trained as a task of its own, and sends the firs
 
 import collections
 import contextlib
+import functools
 import hashlib
 import platform
 import threading
@@ -88,16 +89,17 @@ class Asks:
         raise Ended("busy", stem)
 
 
-def work(payload: bytes, job: Job, topic: str, commit: str) -> tuple:
+def work(payload: bytes, job: Job, guard: "Guard", topic: str, commit: str) -> tuple:
     """Do one job. Returns its outcome: ("row", row, arrays), ("data", splits), ("trained", stem), ("missing", chain),
-    ("code", request), ("busy", stem) or ("error", words, traceback).
+    ("code", request), ("busy", stem), ("refused", address, words) or ("error", words, traceback).
 
     payload : the experiment, pickled; topic : where the client listens for what begins
     """
+    if words := guard.refusal(get_worker()):  # it came after the others, which the client has asked
+        return "refused", get_worker().address, words
     with _one_at_a_time, environment(BOOK_COMMIT=commit):  # a study holds what the present row uses
         provenance.commit.cache_clear()
-        with contextlib.suppress(ValueError):  # called outside a worker
-            get_worker().log_event(topic, {"began": job.name})
+        get_worker().log_event(topic, {"began": job.name})
         try:
             return _outcome(payload, job)
         except Ended as ended:
@@ -126,6 +128,7 @@ def _outcome(payload: bytes, job: Job) -> tuple:
     return "row", *make_row(x, job.key, job.args, data, splits, shared)
 
 
+@functools.cache
 def code() -> str:
     """A hash of the code that computes: these helpers, and the versions of Python and of what rounds numbers."""
     digest = hashlib.sha256()
@@ -141,15 +144,20 @@ class Guard(WorkerPlugin):
     def __init__(self, name: str, mark: Path, made_by: str):
         self.name, self.mark, self.made_by = name, mark, made_by
 
-    def setup(self, worker) -> None:
-        """raises RuntimeError, one line, for a worker that is refused"""
-        here = f"worker {worker.address or worker.name} is refused"
+    def refusal(self, worker) -> str:
+        """Why a worker is refused, one line; empty where it is not."""
         if worker.state.nthreads != 1:
-            raise RuntimeError(f"{here}: it has {worker.state.nthreads} threads; start it with --nthreads 1")
+            return f"it has {worker.state.nthreads} threads; start it with --nthreads 1"
         if code() != self.made_by:
-            raise RuntimeError(f"{here}: it has another version of the book's code, of Python, torch or numpy")
+            return "it has another version of the book's code, of Python, torch or numpy"
         if not self.mark.exists():
-            raise RuntimeError(f"{here}: it does not see the folder {self.mark.parent}; networks have to be in a shared one")
+            return f"it does not see the folder {self.mark.parent}; networks have to be in a shared one"
+        return ""
+
+    def setup(self, worker) -> None:
+        """raises RuntimeError for a worker that is refused"""
+        if words := self.refusal(worker):
+            raise RuntimeError(f"worker {worker.address} is refused: {words}")
         torch.set_num_threads(1)
         if torch.cuda.is_available():  # attacks and scores run in full float32
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

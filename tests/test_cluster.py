@@ -61,7 +61,8 @@ def trained_by(slow):
 
 def slowly(word):
     with open(f"{FOLDER}/slow") as file:
-        time.sleep(3 if file.read() == word else 0)
+        slow, _, seconds = file.read().partition(" ")
+    time.sleep(float(seconds) if slow == word else 0)
 
 def handle(s, data, kind, seed):
     return study.trained("net", build, trained_by(lambda word: slowly(word)), settings={}, data=data, kind=kind, seed=seed)
@@ -96,9 +97,9 @@ class Toy:
         sources = f"FOLDER = {str(folder)!r}" + CHAPTER, RUN.format(fault=fault, deadly=deadly)
         self.path = write_chapter(folder / f"book/{name}.ipynb", *sources)
 
-    def run(self, home, address=None, slow=""):
+    def run(self, home, address=None, slow="", seconds=3):
         self.log.touch()
-        self.slow.write_text(slow, encoding="utf-8")
+        self.slow.write_text(f"{slow} {seconds}", encoding="utf-8")
         variables = {"BOOK_RESULTS": str(home), "OMP_NUM_THREADS": "1", "BOOK_COMMIT": "toy"}
         variables |= {"BOOK_CLUSTER": address} if address else {}
         chapters.execute(self.path, home / "out.ipynb", {"profile": "smoke"}, **variables)
@@ -244,7 +245,8 @@ def by_hand(tmp_path):
 
 
 @pytest.mark.long
-def test_a_worker_that_joins_late_is_used(toy, here, tmp_path, by_hand):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_that_joins_late_is_used_unless_it_would_compute_otherwise(toy, here, tmp_path, by_hand, threads):
     file, worker = by_hand
     worker()
     chapter = toy()
@@ -252,18 +254,19 @@ def test_a_worker_that_joins_late_is_used(toy, here, tmp_path, by_hand):
     def join():
         while "train-base-0" not in chapter.words():
             time.sleep(0.05)
-        worker()
+        worker("--nthreads", str(threads))
 
     chapter.log.touch()
     thread = threading.Thread(target=join)
     thread.start()
-    chapter.run(tmp_path / "there", str(file), slow="train-base-0")
+    chapter.run(tmp_path / "there", str(file), slow="train-base-0", seconds=15)
     thread.join()
     assert values(tmp_path / "there") == values(here)
+    assert len({line.split()[1] for line in chapter.log.read_text(encoding="utf-8").splitlines()}) == 3 - threads
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("options", "said"), [(("--nthreads", "2"), "it has 2 threads"), ((), "another version")])
+@pytest.mark.parametrize(("options", "said"), [(("--nthreads", "2"), "it has 2 threads"), ((), "it has another version")])
 def test_a_worker_that_would_compute_otherwise_is_refused_in_one_line(toy, tmp_path, by_hand, options, said):
     file, worker = by_hand
     other = Book(tmp_path / "other")
@@ -288,7 +291,7 @@ def test_a_folder_that_a_worker_does_not_see_is_said(tmp_path):
 
     from helpers.worker import Guard, code
 
-    worker = SimpleNamespace(address="tcp://w", name="w", state=SimpleNamespace(nthreads=1))
+    worker = SimpleNamespace(address="tcp://w", state=SimpleNamespace(nthreads=1))
     with pytest.raises(RuntimeError, match="worker tcp://w is refused: it does not see the folder"):
         Guard("g", tmp_path / "elsewhere/mark", code()).setup(worker)
 
