@@ -62,7 +62,9 @@ def trained_by(slow):
 def slowly(word):
     with open(f"{FOLDER}/slow") as file:
         slow, _, seconds = file.read().partition(" ")
-    time.sleep(float(seconds) if slow == word else 0)
+    end = time.monotonic() + float(seconds)
+    while slow == word and time.monotonic() < end and not os.path.exists(f"{FOLDER}/go"):
+        time.sleep(0.1)
 
 def handle(s, data, kind, seed):
     return study.trained("net", build, trained_by(lambda word: slowly(word)), settings={}, data=data, kind=kind, seed=seed)
@@ -226,9 +228,7 @@ def by_hand(tmp_path):
     file, started = tmp_path / "scheduler.json", []
     quiet = ("--no-dashboard", "--scheduler-file", str(file))
     started.append(start("scheduler", "--host", "127.0.0.1", "--port", "0", *quiet))
-    end = time.monotonic() + 60
-    while not file.exists() and time.monotonic() < end:
-        time.sleep(0.1)
+    assert until(file.exists)
 
     def worker(*options, **environment):
         options = options or ("--nthreads", "1")
@@ -255,11 +255,13 @@ def test_a_worker_that_joins_late_is_used_unless_it_would_compute_otherwise(toy,
         while "train-base-0" not in chapter.words():
             time.sleep(0.05)
         worker("--nthreads", str(threads))
+        if until(lambda: len(_workers_of(file)) == 2):
+            (tmp_path / "go").touch()
 
     chapter.log.touch()
     thread = threading.Thread(target=join)
     thread.start()
-    chapter.run(tmp_path / "there", str(file), slow="train-base-0", seconds=15)
+    chapter.run(tmp_path / "there", str(file), slow="train-base-0", seconds=120)
     thread.join()
     assert values(tmp_path / "there") == values(here)
     assert len({line.split()[1] for line in chapter.log.read_text(encoding="utf-8").splitlines()}) == 3 - threads
@@ -272,11 +274,17 @@ def test_a_worker_that_would_compute_otherwise_is_refused_in_one_line(toy, tmp_p
     other = Book(tmp_path / "other")
     (other.root / "helpers/extra.py").write_text("", encoding="utf-8")
     worker(*options, **({} if options else {"PYTHONPATH": str(other.root)}))
-    end = time.monotonic() + 60
-    while time.monotonic() < end and not _workers_of(file):
-        time.sleep(0.5)
+    assert until(lambda: _workers_of(file))
     with pytest.raises(Refused, match=f"ClusterError: worker tcp://.* is refused: {said}"):
         toy().run(tmp_path / "there", str(file))
+
+
+def until(condition, seconds=90):
+    """Wait for a condition; returns what it came to."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.2)
+    return condition()
 
 
 def _workers_of(file) -> dict:
