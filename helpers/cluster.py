@@ -213,6 +213,8 @@ def _by_value(x) -> tuple[bytes, references.Originals]:
 
 
 def _is_beside(module, folder: str) -> bool:
-    file = getattr(module, "__file__", None)
-    name = getattr(module, "__name__", "")
-    return bool(file) and name not in ("__main__", "__mp_main__") and os.path.abspath(file).startswith(os.path.join(folder, ""))
+    file, name = getattr(module, "__file__", None), getattr(module, "__name__", "")
+    if not file or name in ("__main__", "__mp_main__"):
+        return False
+    path = os.path.abspath(file)
+    return path.startswith(os.path.join(folder, "")) and os.path.isfile(path)  # torch.classes names a file that is nowhere

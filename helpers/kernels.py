@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from helpers.scratch import on_stop, private_folder
 LONGEST = 60  # characters of a temporary folder in which the path of a socket fits (103 bytes on macOS, 107 on Linux)
 
 _all: list[set[int]] = []  # process numbers of each chapter's kernel
+_ended = threading.Event()
 
 
 class ChapterKernel(AsyncKernelManager):
@@ -34,8 +36,12 @@ class ChapterKernel(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[])
 
     async def start_kernel(self, **options) -> None:
+        if _ended.is_set():
+            raise RuntimeError("another chapter has stopped")
         await super().start_kernel(**{**options, "env": {**os.environ, **self.environment}})
         self.running.add(self.provisioner.pid)
+        if _ended.is_set():  # while it was started
+            _kill(self.running)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
         await super().cleanup_resources(restart=restart)
@@ -70,8 +76,9 @@ def kernel_options(**environment: str) -> Iterator[dict]:
             _all[:] = [other for other in _all if other is not running]
 
 
-def kill_all() -> None:
-    """Kill the kernels of this process; the chapters that they run end."""
+def end() -> None:
+    """Kill the kernels of this process, so that the chapters that they run end, and start no other one."""
+    _ended.set()
     for running in list(_all):
         _kill(running)
 

@@ -35,7 +35,9 @@ def local_cluster(workers: int, environment: dict[str, str]) -> Iterator[str]:
             try:
                 yield cluster.scheduler_address
             finally:
-                cluster.close(timeout=5)
+                with contextlib.suppress(Exception):  # what ends the run is said, and not that a worker was slow to end
+                    cluster.close(timeout=5)
+                _kill(cluster)
 
 
 def _kill(cluster) -> None:

@@ -6,10 +6,11 @@ own; lambdas and functions within functions travel by value and are put back int
 """
 
 import hashlib
+import importlib
 import io
 import pickle
 import sys
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, ModuleType
 
 import cloudpickle
 
@@ -53,6 +54,8 @@ class _Outward(cloudpickle.Pickler):
     def reducer_override(self, value):
         if isinstance(value, FunctionType):
             self._keep(value.__code__)
+        if isinstance(value, ModuleType) and type(value) is not ModuleType:  # torch.classes, wherever a function says `classes`
+            return importlib.import_module, (value.__name__,)
         return super().reducer_override(value)
 
     def _keep(self, code: CodeType) -> None:

@@ -147,8 +147,8 @@ def _pool(at_once: int) -> Iterator[ThreadPoolExecutor]:
         try:
             yield pool
         except BaseException:
+            kernels.end()  # one that has been asked for meanwhile is not started
             pool.shutdown(wait=False, cancel_futures=True)
-            kernels.kill_all()
             raise
 
 

@@ -71,6 +71,7 @@ def handle(s, data, kind, seed):
 
 def measure(s, data, *, kind, seed):
     log(f"row-{kind}-{seed}")
+    assert len(data["test"].classes) == 2  # `torch.classes` is a module that cannot be pickled
     network = handle(s, data["train"], kind, seed).open()
     slowly(f"row-{kind}-{seed}")
     if s["fault"] == f"{kind} {seed}":
