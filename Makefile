@@ -22,8 +22,7 @@ $(foreach name,$(GIVEN),$(eval override $(name) := $$(call typed,$(name))))
 override PYTHON := $(or $(value PYTHON),python3)
 override TORCH_INDEX := $(value TORCH_INDEX)
 export $(GIVEN) PYTHON TORCH_INDEX
-PICKED  := $${PROFILE:+"--profile=$$PROFILE"} $${CHAPTERS:+"--chapters=$$CHAPTERS"}
-ARGS    := $(PICKED) $${EXPERIMENTS:+"--experiments=$$EXPERIMENTS"} $${SEEDS:+"--seeds=$$SEEDS"} \
+ARGS    := $${PROFILE:+"--profile=$$PROFILE"} $${CHAPTERS:+"--chapters=$$CHAPTERS"} $${EXPERIMENTS:+"--experiments=$$EXPERIMENTS"} $${SEEDS:+"--seeds=$$SEEDS"} \
            $${DATA_ROOT:+"--data-root=$$DATA_ROOT"} $${DEVICE:+"--device=$$DEVICE"} $${ALLOW_DIRTY:+--allow-dirty} \
            $${WORKERS:+"--workers=$$WORKERS"} $${CLUSTER:+"--cluster=$$CLUSTER"}
 
@@ -51,7 +50,7 @@ record: $(STAMP)
 	@$(RUN) $(ARGS) --record
 
 todo: $(STAMP)
-	@$(RUN) --todo $(PICKED)
+	@$(RUN) --todo $(ARGS)
 
 merge: $(STAMP)
 	@test -n "$$FROM" || { echo "make: name the folder that the rows are in: make merge FROM=folder"; exit 1; }

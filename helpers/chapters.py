@@ -86,6 +86,9 @@ def execute(path: Path, output: Path, parameters: dict, *, asked: frozenset[str]
             options |= {"engine_name": engine.NAME, "events": events, "asked": asked}
             options |= {"resources": {"metadata": {"path": str(BOOK)}}}  # papermill's `cwd` is the whole process's
             papermill.execute_notebook(source, target, parameters, progress_bar=False, **options)
+        if unreached := sorted((asked or frozenset()) - {event["name"] for event in told(events, "done")}):
+            reasons = [event["name"] for event in told(events, "left out") if not event["name"].startswith("MissingRows")]
+            raise Refused(f"{path.stem}: {', '.join(unreached)} was not reached: {(reasons or ['no cell declares it'])[0]}")
         return told(events, "declared")
 
 

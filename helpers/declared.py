@@ -60,11 +60,11 @@ def picked(chapters: list[Path], profile: str, names: str | None, seeds: list[in
     if unknown := sorted(asked - every) or (["''"] if not asked else []):
         valid = "; ".join(f"{path.stem}: {', '.join(experiments)}" for path, experiments in has.items())
         raise Refused(f"no experiment {', '.join(unknown)} in these chapters; there are: {valid}")
+    own = {seed for x in has.values() for n in x if n in asked for seed in _seeds_of(x[n][profile])}
+    if strange := sorted(set(seeds or ()) - own):
+        valid = "; ".join(f"{n}: {in_words(_seeds_of(x[n][profile]))}" for x in has.values() for n in x if n in asked)
+        raise Refused(f"none of these experiments has the seeds {in_words(strange)} at {profile}; there are: {valid}")
     fit = {p: frozenset(n for n in x if n in asked and _seeds_of(x[n][profile], seeds)) for p, x in has.items()}
-    if not any(fit.values()):
-        own = {name: _seeds_of(x[name][profile]) for x in has.values() for name in x if name in asked}
-        valid = "; ".join(f"{name}: {in_words(of)}" for name, of in own.items())
-        raise Refused(f"none of these experiments has the seeds {in_words(seeds)} at {profile}; there are: {valid}")
     left = [path.stem for path, some in fit.items() if not some]
     for path, some in fit.items():
         left += [f"{path.stem} {name}" for name in has[path] if some and name not in some and (name in asked or names is None)]
@@ -85,17 +85,17 @@ def missing(path: Path, profile: str, names: frozenset[str] | None, seeds: list[
     return found
 
 
-def todo(chapters: list[Path], profiles: list[str]) -> Iterator[str]:
-    """What is declared and not stored, as lines of make's arguments, each after a line that says how much it is."""
+def todo(asked: dict[Path, frozenset[str] | None], profiles: list[str], seeds: list[int] | None = None) -> Iterator[str]:
+    """What is declared and not stored, as lines of arguments of `make record`, each after a line that says how much it is."""
     for profile in profiles:
-        for path in chapters:
-            for name, rows in missing(path, profile, None, None).items():
+        for path, names in asked.items():
+            for name, rows in missing(path, profile, names, seeds).items():
                 stored = _stored(paper_of(path), profile, name)
                 seconds = [row["seconds"] for row in stored.values()]
                 minutes = f"about {statistics.mean(seconds) * len(rows) / 60:.0f} min" if seconds else "no row to go by"
-                seeds = in_words(sorted({args["seed"] for args in rows.values()}))
+                own = in_words(sorted({args["seed"] for args in rows.values()}))
                 yield f"# {len(rows)} {'rows' if len(rows) > 1 else 'row'}, {minutes}"
-                yield f"PROFILE={profile} CHAPTERS={path.stem} EXPERIMENTS={name} SEEDS={seeds}"
+                yield f"PROFILE={profile} CHAPTERS={path.stem} EXPERIMENTS={name} SEEDS={own}"
 
 
 def in_words(seeds: list[int]) -> str:

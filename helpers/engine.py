@@ -7,7 +7,7 @@ from nbclient.exceptions import CellExecutionError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from helpers.selection import told
+from helpers.selection import tell_at, told
 
 NAME = "book"
 
@@ -16,7 +16,8 @@ class ChapterClient(PapermillNotebookClient):
     """Executes cells one after another.
 
     Once an experiment is missing that was not asked for, cells may fail for want of it: what they say becomes a line of text.
-    When all that were asked for are done, the chapter ends there. Where one of these has failed, its cell ends the chapter.
+    When all that were asked for are done, the chapter ends there. Where one of these has failed, its cell ends the chapter. That
+    all were reached is for `chapters.execute` to see.
     """
 
     def __init__(self, *arguments, events: Path, asked: frozenset[str] | None, **options):
@@ -35,6 +36,7 @@ class ChapterClient(PapermillNotebookClient):
                     self.nb_man.cell_exception(cell, cell_index=index, exception=error)
                     break
                 words = f"left out: {error.ename}: {error.evalue}\n"
+                tell_at(self.events, "left out", f"{error.ename}: {error.evalue}")
                 cell.outputs = [o for o in cell.outputs if o.output_type != "error"]
                 cell.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=words))
             finally:

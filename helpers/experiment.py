@@ -275,8 +275,9 @@ class Experiment:
         return next(row for row in self.records if row["key"] == key)
 
     def __getstate__(self) -> dict:
-        """For a worker: what declares it. Its rows, and what was judged, stay where they are."""
-        return {**self.__dict__, "_records": [], "_rows": pd.DataFrame()}
+        """For a worker: what declares it. No run may read the rows of an experiment: they are no part of its key or identity."""
+        said = f"a run cannot read the rows of '{self.name}': measure in one run what belongs together"
+        return {**self.__dict__, "_records": [], "_rows": pd.DataFrame(), "_missing": said}
 
     @property
     def verdicts(self) -> pd.DataFrame:

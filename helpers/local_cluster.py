@@ -11,6 +11,7 @@ from helpers.scratch import on_stop, private_folder
 CONFIG = {
     "distributed.scheduler.allowed-failures": 2,  # the third death of a worker gives a task back
     "distributed.worker.profile.enabled": False,
+    "distributed.deploy.lost-worker-timeout": "24h",  # else a worker that takes long to start again is given up for good
 }
 
 

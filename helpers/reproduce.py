@@ -85,14 +85,19 @@ def reproduce_one(path: Path, home: Path, asked: Asked, identity: str) -> None:
         raise Refused(f"{path.stem}: {error}") from None
 
 
-def record(asked: Asked, *, allow_dirty: bool = False) -> int:
-    """Add to the committed results, or to $BOOK_RESULTS, what neither has; then execute the chapters at `report`."""
+def check_committed() -> None:
+    """raises Refused where the tree differs from its commit, or nothing names the code"""
     try:
         changed = provenance.dirty()
     except (OSError, subprocess.CalledProcessError):  # no .git: $BOOK_COMMIT has to name the code
         changed = [] if os.environ.get("BOOK_COMMIT") else ["no git repository, and BOOK_COMMIT is not set"]
-    if changed and not allow_dirty:
-        raise Refused(f"results are recorded from committed code only; commit first, or --allow-dirty: {', '.join(changed[:5])}")
+    if changed:
+        words = "results are recorded from committed code only; commit first, or ALLOW_DIRTY=1 (--allow-dirty)"
+        raise Refused(f"{words}: {', '.join(changed[:5])}")
+
+
+def record(asked: Asked) -> int:
+    """Add to the committed results, or to $BOOK_RESULTS, what neither has; then execute the chapters at `report`."""
     if not asked.chapters:
         print("all rows that were asked for are stored: nothing to do")
         return 0

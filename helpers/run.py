@@ -16,13 +16,20 @@ from helpers.merge import merge
 from helpers.merge_zoo import merge_zoo
 from helpers.processes import stop_on_signals
 from helpers.profiles import PROFILES, parse_seeds
-from helpers.reproduce import Asked, record, report, reproduce
+from helpers.reproduce import Asked, check_committed, record, report, reproduce
 from helpers.rows import ROOT, RowError
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str):
+        raise Refused(f"{message}; see python -m helpers.run --help")
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.run", description="Run chapters of the book and build its site.")
+    parser = Parser(prog="python -m helpers.run", description="Run chapters of the book and build its site.")
     parser.add_argument(
         "--profile",
         choices=["report", *reversed(PROFILES)],
@@ -68,10 +75,9 @@ def _obey(args: argparse.Namespace) -> int:
         return 0
     if args.merge:
         return _merge(Path(_place(args.merge)), args)
-    if args.todo:
-        print("\n".join(declared.todo(picked, [args.profile] if args.profile else list(reversed(PROFILES)))) or "# all is stored")
-        return 0
     profile = args.profile or "smoke"
+    if profile == "report" and args.todo:
+        raise Refused("nothing is computed at `report`; name a profile that computes: smoke, cpu or paper")
     if profile == "report" and args.record:
         raise Refused("there is nothing to record at `report`; name a profile that computes: smoke, cpu or paper")
     if profile == "report":
@@ -81,17 +87,24 @@ def _obey(args: argparse.Namespace) -> int:
         seeds = parse_seeds(args.seeds)
     except ValueError as error:
         raise Refused(str(error)) from None
+    if args.todo:
+        profiles = [args.profile] if args.profile else list(reversed(PROFILES))
+        asked = declared.picked(picked, profiles[0], args.experiments, None)
+        print("\n".join(declared.todo(asked, profiles, seeds)) or "# all is stored")
+        return 0
     given = {"seeds": args.seeds, "device": args.device, "data_root": _place(args.data_root) if args.data_root else None}
     parameters = {name: value for name, value in given.items() if value is not None}
     workers = _workers(args, profile)
     wanted = declared.picked(picked, profile, args.experiments, seeds)
     if args.record:
+        if not args.allow_dirty:
+            check_committed()
         wanted = {path: names for path, names in wanted.items() if _is_to_do(path, profile, names, seeds)}
-    with _computed_at(args.cluster, workers if wanted else None, profile) as address:
+    with _computed_at(args.cluster if wanted else None, workers if wanted else None, profile) as address:
         side = os.cpu_count() or 1 if profile == "smoke" and not args.record else 1  # a kernel at smoke takes one thread
         at_once = (workers or len(wanted)) + 1 if address else side
         asked = Asked(wanted, profile, parameters, seeds, address, at_once)
-        return record(asked, allow_dirty=args.allow_dirty) if args.record else reproduce(asked)
+        return record(asked) if args.record else reproduce(asked)
 
 
 def _is_to_do(path: Path, profile: str, names: frozenset[str] | None, seeds: list[int] | None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 NAMES = "BOOK_EXPERIMENTS"  # comma-separated; set and empty: none
 EVENTS = "BOOK_EVENTS"  # a file: one line of JSON for each event
-KINDS = ("declared", "missing", "done", "failed")
+KINDS = ("declared", "missing", "done", "failed", "left out")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,13 @@ class Selection:
 def tell(kind: str, name: str, **more) -> None:
     """Tell the runner what became of an experiment; nobody else listens."""
     if path := os.environ.get(EVENTS):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "name": name, **more}) + "\n")
+        tell_at(Path(path), kind, name, **more)
+
+
+def tell_at(path: Path, kind: str, name: str, **more) -> None:
+    """Write an event into the file that it is read from."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"kind": kind, "name": name, **more}) + "\n")
 
 
 def told(path: Path, kind: str) -> list[dict]:

@@ -82,7 +82,7 @@ class Study:
 
     def __getstate__(self) -> dict:
         """For a worker: without what was computed and judged."""
-        return {**self.__dict__, "experiments": [], "judged": {}, "opened": {}, "cluster": None}
+        return {**self.__dict__, "experiments": [], "judged": {}, "opened": {}, "cluster": None, "asks": None}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)

@@ -18,7 +18,7 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 import torch
-from distributed import WorkerPlugin, get_worker
+from distributed import get_worker
 
 from helpers import provenance, references
 from helpers.computing import described, make_row
@@ -37,6 +37,7 @@ class Job:
     args : the row's arguments; None: only say what the data are
     chain : stems of networks, each wanted by the training of the one before it
     codes : identities of code that the client has told before, by request
+    splits : what the data have to be, as `described` says it; None: whatever they are
     """
 
     name: str
@@ -44,6 +45,7 @@ class Job:
     args: dict | None = None
     chain: tuple[str, ...] = ()
     codes: dict[str, str] = field(default_factory=dict)
+    splits: dict | None = None
 
 
 class Ended(BaseException):
@@ -89,17 +91,21 @@ class Asks:
         raise Ended("busy", stem)
 
 
-def work(payload: bytes, job: Job, guard: "Guard", topic: str, commit: str) -> tuple:
+def work(payload: bytes, job: Job, guard: "Guard", topic: str, task: str, commit: str) -> tuple:
     """Do one job. Returns its outcome: ("row", row, arrays), ("data", splits), ("trained", stem), ("missing", chain),
     ("code", request), ("busy", stem), ("refused", address, words) or ("error", words, traceback).
 
-    payload : the experiment, pickled; topic : where the client listens for what begins
+    payload : the experiment, pickled
+    topic : where the client listens for what begins; task : its name there
     """
-    if words := guard.refusal(get_worker()):  # it came after the others, which the client has asked
+    if words := guard.refusal(get_worker()):
         return "refused", get_worker().address, words
     with _one_at_a_time, environment(BOOK_COMMIT=commit):  # a study holds what the present row uses
         provenance.commit.cache_clear()
-        get_worker().log_event(topic, {"began": job.name})
+        torch.set_num_threads(1)
+        if torch.cuda.is_available():  # attacks and scores run in full float32
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        get_worker().log_event(topic, {"began": task})
         try:
             return _outcome(payload, job)
         except Ended as ended:
@@ -123,6 +129,8 @@ def _outcome(payload: bytes, job: Job) -> tuple:
         while len(_experiments) > KEPT:
             _experiments.popitem(last=False)
     _experiments.move_to_end(key)
+    if job.splits not in (None, splits):
+        return "refused", get_worker().address, "its datasets are not those of the other workers; see BOOK_DATA"
     if job.args is None:
         return "data", splits
     return "row", *make_row(x, job.key, job.args, data, splits, shared)
@@ -138,11 +146,16 @@ def code() -> str:
     return hashlib.sha256(digest.digest() + repr(made_by).encode()).hexdigest()[:12]
 
 
-class Guard(WorkerPlugin):
-    """Refuses a worker that would compute something else: other code, another folder of networks, or several rows at a time."""
+@dataclass(frozen=True)
+class Guard:
+    """Refuses a worker that would compute something else: other code, another folder of networks, or several rows at a time.
 
-    def __init__(self, name: str, mark: Path, made_by: str):
-        self.name, self.mark, self.made_by = name, mark, made_by
+    mark, said : a file in the folder that all have to see, and what it says; made_by : see `code`
+    """
+
+    mark: Path
+    said: str
+    made_by: str
 
     def refusal(self, worker) -> str:
         """Why a worker is refused, one line; empty where it is not."""
@@ -150,14 +163,6 @@ class Guard(WorkerPlugin):
             return f"it has {worker.state.nthreads} threads; start it with --nthreads 1"
         if code() != self.made_by:
             return "it has another version of the book's code, of Python, torch or numpy"
-        if not self.mark.exists():
+        if not self.mark.exists() or self.mark.read_text(encoding="utf-8") != self.said:
             return f"it does not see the folder {self.mark.parent}; networks have to be in a shared one"
         return ""
-
-    def setup(self, worker) -> None:
-        """raises RuntimeError for a worker that is refused"""
-        if words := self.refusal(worker):
-            raise RuntimeError(f"worker {worker.address} is refused: {words}")
-        torch.set_num_threads(1)
-        if torch.cuda.is_available():  # attacks and scores run in full float32
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -11,16 +11,19 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from toy import ROOT, Book, write_chapter
 
+pytest.importorskip("distributed", reason="the oldest versions are tried without Dask")
+
 from helpers import chapters
 from helpers import rows as storage
 from helpers.chapters import Refused
+from helpers.cluster import ClusterError, RowsLost, Tasks, shared_mark
 from helpers.local_cluster import local_cluster
-
-pytest.importorskip("distributed", reason="the oldest versions are tried without Dask")
+from helpers.worker import Guard, Job, code
 
 CHAPTER = """
 import os, signal, time
@@ -295,14 +298,82 @@ def _workers_of(file) -> dict:
         return client.scheduler_info()["workers"]
 
 
-def test_a_folder_that_a_worker_does_not_see_is_said(tmp_path):
-    from types import SimpleNamespace
+def test_a_worker_is_told_why_it_is_refused(tmp_path):
+    mark, said = shared_mark(tmp_path / "shared")
+    assert shared_mark(tmp_path / "shared") == (mark, said) and len(said) == 16, "of two clients on one folder"
+    one, two = (SimpleNamespace(state=SimpleNamespace(nthreads=n)) for n in (1, 2))
+    guard = Guard(mark, said, code())
+    assert guard.refusal(one) == "" and guard.refusal(two).startswith("it has 2 threads")
+    assert "another version" in Guard(mark, said, "other").refusal(one)
+    assert "does not see the folder" in Guard(tmp_path / "elsewhere/mark", said, code()).refusal(one)
+    mark.write_text("of another folder at the same place", encoding="utf-8")
+    assert "does not see the folder" in guard.refusal(one)
 
-    from helpers.worker import Guard, code
 
-    worker = SimpleNamespace(address="tcp://w", state=SimpleNamespace(nthreads=1))
-    with pytest.raises(RuntimeError, match="worker tcp://w is refused: it does not see the folder"):
-        Guard("g", tmp_path / "elsewhere/mark", code()).setup(worker)
+class Fake(Tasks):
+    """Tasks without a cluster: what each job comes to is prepared; futures are the jobs themselves."""
+
+    def __init__(self, answers, workers=("w",)):
+        self.x = SimpleNamespace(name="t", study=SimpleNamespace(cluster="fake"))
+        self.answers, self.sent = {name: list(outcomes) for name, outcomes in answers.items()}, []
+        self.began, self.deaths, self.rounds = set(), Counter(), Counter()
+        self.refused, self.codes, self.originals = set(), {}, {}
+        self.client = SimpleNamespace(cancel=lambda *_, **__: None, nthreads=lambda: dict.fromkeys(workers, 1))
+
+    def _submit(self, job):
+        self.sent.append(job.name)
+        return object(), (f"{job.name} #{len(self.sent)}", job)
+
+    def _done(self, running):
+        return list(running)[:1]
+
+    def _outcome(self, future, job):
+        kind, *what = self.answers[job.name].pop(0)
+        if kind == "dies":  # begun, unlike one that only stood behind it
+            self.began.add(f"{job.name} #{len(self.sent)}")
+        return ("died" if kind == "dies" else kind, *what)
+
+
+def jobs(*names):
+    return [Job(name, name, {"seed": name}) for name in names]
+
+
+ROW = ("row", {}, {})
+
+
+def test_only_deaths_of_what_was_begun_are_counted():
+    tasks = Fake({"a": [*[("died",)] * 5, ROW]})
+    assert list(tasks._outcomes(jobs("a"))) == [ROW]
+    tasks = Fake({"a": [("dies",)] * 3})
+    with pytest.raises(RowsLost, match="3 workers died at .*'a'"):
+        list(tasks._outcomes(jobs("a")))
+
+
+def test_all_rows_behind_a_network_that_is_lost_are_named():
+    missing, deeper = ("missing", ("X",)), ("missing", ("X", "Y"))
+    tasks = Fake({"a": [missing], "b": [missing], "train X": [deeper], "train Y": [("dies",)] * 3})
+    with pytest.raises(RowsLost, match="'a'.*'b'"):
+        list(tasks._outcomes(jobs("a", "b")))
+
+
+def test_a_network_that_two_rows_want_is_asked_for_once():
+    missing = ("missing", ("X",))
+    tasks = Fake({"a": [missing, ROW], "b": [missing, ROW], "train X": [("trained", "X")]})
+    assert list(tasks._outcomes(jobs("a", "b"))) == [ROW, ROW]
+    assert Counter(tasks.sent) == {"a": 2, "b": 2, "train X": 1}
+
+
+def test_a_refused_worker_is_left_out_and_the_last_one_ends_the_run(capsys):
+    tasks = Fake({"a": [("refused", "w", "it has 2 threads"), ROW]}, workers=("w", "v"))
+    assert list(tasks._outcomes(jobs("a"))) == [ROW] and "worker w is refused: it has 2 threads" in capsys.readouterr().err
+    with pytest.raises(ClusterError, match="worker w is refused: it has 2 threads; there is no other worker"):
+        list(Fake({"a": [("refused", "w", "it has 2 threads")]})._outcomes(jobs("a")))
+
+
+def test_code_that_differs_at_each_asking_ends(monkeypatch):
+    monkeypatch.setattr("helpers.references.load", lambda *_: (len,))
+    with pytest.raises(ClusterError, match="differs at each asking"):
+        list(Fake({"a": [("code", b"?")] * 100})._outcomes(jobs("a")))
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,20 @@ def test_a_fault_of_what_was_asked_for_ends_the_chapter(book):
         run(book, frozenset({"b", "c"}))
 
 
+def test_what_was_asked_for_and_not_reached_is_no_success(book):
+    text = book.read_text(encoding="utf-8").replace("largest = a.rows.value.max()", "1 / 0")
+    book.write_text(text.replace("b = run('b', 3)", "b = run('b', 3 if largest else 1)"), encoding="utf-8")
+    with pytest.raises(Refused, match="01_toy: b was not reached: ZeroDivisionError"):
+        run(book, frozenset({"b"}))
+
+
 def test_what_no_chapter_has_is_refused_and_what_is_left_out_is_named(book, capsys):
     with pytest.raises(Refused, match="no experiment d in these chapters; there are: 01_toy: a, b, c"):
         declared.picked([book], "smoke", "a,d", None)
     with pytest.raises(Refused, match=r"has the seeds 5-6 at smoke; there are: a: 0-1; b: 0-2"):
         declared.picked([book], "smoke", "a,b", [5, 6])
+    with pytest.raises(Refused, match=r"has the seeds 2 at smoke; there are: a: 0-1; c: 0-1"):
+        declared.picked([book], "smoke", "a,c", [0, 2])
     with pytest.raises(Refused, match="no experiment ''"):
         declared.picked([book], "smoke", ",", None)
     capsys.readouterr()
@@ -103,12 +112,12 @@ def test_what_is_to_do_is_what_neither_folder_has(book, tmp_path, monkeypatch):
     assert declared.missing(book, "smoke", None, None).keys() == {"a", "b", "c"}
     run(book, None, record=True, seeds="0-1")
     monkeypatch.setenv("BOOK_RESULTS", str(tmp_path / "elsewhere"))
-    lines = list(declared.todo([book], ["smoke"]))
+    lines = list(declared.todo({book: None}, ["smoke"]))
     assert lines == ["# 1 row, about 0 min", "PROFILE=smoke CHAPTERS=01_toy EXPERIMENTS=b SEEDS=2"]
     run(book, frozenset({"b"}), record=True)
     assert len(storage.read(tmp_path / "elsewhere/results/toy/smoke/b.jsonl")) == 1
-    assert not list(declared.todo([book], ["smoke"]))
-    assert list(declared.todo([book], ["paper"]))[0] == "# 2 rows, no row to go by"
+    assert not list(declared.todo({book: None}, ["smoke"]))
+    assert list(declared.todo({book: None}, ["paper"]))[0] == "# 2 rows, no row to go by"
 
 
 @pytest.mark.parametrize(("seeds", "words"), [([0, 1, 2], "0-2"), ([0, 2, 3], "0,2-3"), ([5], "5"), ([], "")])

@@ -95,8 +95,8 @@ def test_report_executes_in_place_and_refuses_what_writes_to_stderr(chapter):
 
 def test_results_are_recorded_from_committed_code_only(chapter, monkeypatch):
     monkeypatch.setattr(provenance, "dirty", lambda: [" M helpers/attacks.py"])
-    with pytest.raises(Refused, match="commit first, or --allow-dirty:  M helpers/attacks.py"):
-        reproduce.record(Asked({chapter: None}, "smoke", {}))
+    with pytest.raises(Refused, match="commit first, or ALLOW_DIRTY=1 .*:  M helpers/attacks.py"):
+        reproduce.check_committed()
 
 
 def test_without_git_the_code_needs_a_name(chapter, monkeypatch):
@@ -106,7 +106,7 @@ def test_without_git_the_code_needs_a_name(chapter, monkeypatch):
     monkeypatch.setattr(provenance, "dirty", no_git)
     monkeypatch.delenv("BOOK_COMMIT", raising=False)
     with pytest.raises(Refused, match="BOOK_COMMIT is not set"):
-        reproduce.record(Asked({chapter: None}, "smoke", {}))
+        reproduce.check_committed()
 
 
 def test_make_says_in_one_line_what_is_missing():
