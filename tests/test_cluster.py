@@ -21,7 +21,7 @@ pytest.importorskip("distributed", reason="the oldest versions are tried without
 from helpers import chapters
 from helpers import rows as storage
 from helpers.chapters import Refused
-from helpers.cluster import ClusterError, RowsLost, Tasks, shared_mark
+from helpers.cluster import ClusterError, RowsLost, Tasks, connect, shared_mark
 from helpers.local_cluster import local_cluster
 from helpers.worker import Guard, Job, code
 
@@ -310,6 +310,14 @@ def test_a_worker_is_told_why_it_is_refused(tmp_path):
     assert "does not see the folder" in guard.refusal(one)
 
 
+@pytest.mark.parametrize("content", ["", '{"type": "Sch', "{}", "[]"])
+def test_a_schedulers_file_that_is_not_whole_is_one_line(content, tmp_path):
+    (tmp_path / "scheduler.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ClusterError, match="no Dask scheduler answers at .*scheduler.json") as error:
+        connect(str(tmp_path / "scheduler.json"), tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+
+
 class Fake(Tasks):
     """Tasks without a cluster: what each job comes to is prepared; futures are the jobs themselves."""
 
@@ -380,7 +388,7 @@ def test_code_that_differs_at_each_asking_ends(monkeypatch):
     ("arguments", "said"),
     [
         (["--cluster", "tcp://127.0.0.1:1"], "no Dask scheduler answers at tcp://127.0.0.1:1"),
-        (["--cluster", "nowhere.json"], "there is no such file"),
+        (["--cluster", "nowhere.json"], "nowhere.json ([Errno 2] No such file or directory"),
         (["--workers", "0"], "WORKERS must be a whole number from 1 to 1024, not '0'"),
         (["--workers", "two"], "WORKERS must be a whole number"),
         (["--workers", "2", "--cluster", "x.json"], "give one of the two"),
