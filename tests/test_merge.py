@@ -101,7 +101,7 @@ def test_rows_that_the_book_lacks_are_added_with_their_arrays(there, here):
     there.add(*map(row, range(3)), arrays={"right: acc": bits(), "z": np.ones((2, 3), np.float32)})
     there.add(row(run="u", profile="cpu"), paper="picot2019")
     (there.root / "networks").mkdir()
-    (there.path().parent / "notes.txt").write_text("not a row")
+    (there.path().parent / "notes.txt").write_text("not a row", encoding="utf-8")
     before = there.content()
     result, lines = merged(there, here)
     assert lines == ["huang2015 t (smoke): 3 added", "picot2019 u (cpu): 1 added"]
@@ -385,7 +385,7 @@ def test_an_unfinished_last_line_is_passed_over_with_one_line(there, here):
 def test_a_file_of_the_book_that_is_damaged_is_let_be(there, here):
     here.add(row(0), row(1), arrays=RIGHT).add(row(0, run="u"), arrays=RIGHT)
     there.add(row(0, run="u"), row(2), row(3), arrays=RIGHT)
-    here.path().write_text("<<<<<<< HEAD\n")
+    here.path().write_text("<<<<<<< HEAD\n", encoding="utf-8")
     rows.arrays_path(here.path(run="u"), row(run="u")).write_bytes(b"PK")
     before = here.content()
     result, lines = merged(there, here)
@@ -403,12 +403,12 @@ def empty(there):
 def foreign(there):
     empty(there)
     (there.root / "a/b").mkdir(parents=True)
-    (there.root / "a/b/c.txt").write_text("hello")
+    (there.root / "a/b/c.txt").write_text("hello", encoding="utf-8")
 
 
 def a_file(there):
     shutil.rmtree(there.root)
-    there.root.write_text("hello")
+    there.root.write_text("hello", encoding="utf-8")
 
 
 @pytest.mark.parametrize(

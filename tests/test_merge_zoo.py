@@ -114,8 +114,8 @@ class Evil:
 
 
 CARDS = {
-    "not of a network of this book": lambda p: p.write_text("{"),
-    "it is no card of a network: it lacks architecture": lambda p: p.write_text("[]"),
+    "not of a network of this book": lambda p: p.write_text("{", encoding="utf-8"),
+    "it is no card of a network: it lacks architecture": lambda p: p.write_text("[]", encoding="utf-8"),
     "it lacks commit": lambda p: edited(p, commit=None),
     "there is no profile 'tiny'": lambda p: edited(p, profile="tiny"),
     "it is of the paper 'picot2019': put it into that folder": lambda p: edited(p, paper="picot2019"),

@@ -146,7 +146,7 @@ class TestReproduce:
 
     def test_it_shows_the_chapter_and_the_run_while_it_works(self, reproduced):
         _, done, _ = reproduced
-        assert re.search(r"01_learning_with_adversary · table1 \w+ seed \d: \d+ of \d+ stored", done.stderr)
+        assert re.search(r"\d\d\w+ · \w+.*: \d+ of \d+ stored.* \| \d+ of \d+ rows.* \| \d of 6 chapters", done.stderr)
 
     def test_it_builds_a_site_of_its_own_and_leaves_the_book_alone(self, reproduced):
         copy, done, committed = reproduced
