@@ -10,6 +10,7 @@
 VENV    := .venv
 PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.installed
+PIP     := "$(PY)" -m pip install -q --disable-pip-version-check --no-compile
 RUN     := "$(PY)" -m helpers.run
 MALLOC  := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864
 
@@ -22,6 +23,7 @@ $(foreach name,$(GIVEN),$(eval override $(name) := $$(call typed,$(name))))
 override PYTHON := $(or $(value PYTHON),python3)
 override TORCH_INDEX := $(value TORCH_INDEX)
 export $(GIVEN) PYTHON TORCH_INDEX
+unexport PYTHONDONTWRITEBYTECODE   # packages are compiled when they are first imported: most modules never are
 ARGS    := $${PROFILE:+"--profile=$$PROFILE"} $${CHAPTERS:+"--chapters=$$CHAPTERS"} $${EXPERIMENTS:+"--experiments=$$EXPERIMENTS"} $${SEEDS:+"--seeds=$$SEEDS"} \
            $${DATA_ROOT:+"--data-root=$$DATA_ROOT"} $${DEVICE:+"--device=$$DEVICE"} $${ALLOW_DIRTY:+--allow-dirty} \
            $${WORKERS:+"--workers=$$WORKERS"} $${CLUSTER:+"--cluster=$$CLUSTER"}
@@ -38,9 +40,10 @@ $(STAMP): requirements.txt pyproject.toml
 	@"$$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || { echo "make: this Python has no venv: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "setting up $(VENV): about 2 minutes and 2 GB, once"
 	@test -x "$(PY)" && "$(PY)" -c '' 2>/dev/null || "$$PYTHON" -m venv "$(VENV)"
-	@"$(PY)" -m pip install -q --disable-pip-version-check $${TORCH_INDEX:+"--index-url=$$TORCH_INDEX"} $$(grep -o '^torch==[^ ]*' requirements.txt)
-	@"$(PY)" -m pip install -q --disable-pip-version-check -e '.[test]'
-	@"$(PY)" -m pip install -q --disable-pip-version-check --no-deps torchattacks==3.5.1   # it pins an old requests
+	@$(PIP) $${TORCH_INDEX:+"--index-url=$$TORCH_INDEX"} $$(grep -o '^torch==[^ ]*' requirements.txt)
+	@$(PIP) -e '.[test]'
+	@$(PIP) --no-deps torchattacks==3.5.1   # it pins an old requests
+	@"$(PY)" -c "import torch._dynamo, sklearn, distributed, papermill, jupyter_book.cli.main, helpers.plots, helpers.tables"
 	@touch "$(STAMP)"
 
 reproduce: $(STAMP)
@@ -63,7 +66,7 @@ test-long: $(STAMP)                 # kills, races, chapters as Colab runs them:
 	@$(MALLOC) "$(PY)" -m pytest -n 2 --dist loadfile -m long tests
 
 bench: $(STAMP)                     # our attacks beside other libraries': make bench DEVICE=cuda
-	@"$(PY)" -m pip install -q --disable-pip-version-check -e '.[test,bench]'
+	@$(PIP) -e '.[test,bench]'
 	@"$(PY)" tests/bench_attacks.py $${DEVICE:+"--device=$$DEVICE"}
 
 book: $(STAMP)

@@ -8,11 +8,12 @@ file at all.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Split:
         """Images and labels."""
         return self.images, self.labels
 
-    @cached_property
+    @functools.cached_property
     def digest(self) -> str:
         """First 16 hex digits of a SHA-256 of shape, pixels (as float32), labels (as int64) and class names: what a row keeps."""
         return digest_of(self.images, self.labels, self.classes)
@@ -89,14 +90,14 @@ def load(name: str, split: str, *, data_root: str | Path | None = None, device: 
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
     pixels = pixels.float().div_(255)  # put in order as bytes, divided in place: one copy in floats, which may be large
     # divided before they move: a GPU multiplies by 1/255 instead, whose last bits differ, and so would the digest
-    return Split(f"{name}/{split}", pixels.to(device), torch.from_numpy(labels).to(device), DATASETS[name].names)
+    return Split(f"{name}/{split}", pixels.to(device), torch.tensor(labels, device=device), DATASETS[name].names)
 
 
 def _arrays(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of one split, checked: embedded, or cached, or out of the whole that it is a part of, or downloaded."""
     dataset, path = DATASETS[name], root / f"{name}.npz"
     if dataset.embedded:
-        arrays, path = dataset.fetch(), "the embedded data"  # a name for the message of a check that fails
+        arrays, path = _made(dataset.fetch), "the embedded data"  # a name for the message of a check that fails
     elif dataset.part_of and not path.exists():
         path = root / f"{dataset.part_of}.npz"
         images, labels = _arrays(dataset.part_of, split, root)
@@ -109,6 +110,12 @@ def _arrays(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     _check(name, dataset, split, images, labels, path)
     return images, labels
+
+
+@functools.cache
+def _made(fetch: Callable[[], Arrays]) -> Arrays:
+    """Embedded data, made once a process; whoever takes them has to copy what it changes."""
+    return fetch()
 
 
 def held_out(split: Split, n: int, seed: int) -> tuple[Split, Split]:

@@ -7,6 +7,7 @@ from nbclient.exceptions import CellExecutionError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from helpers.scratch import write_whole
 from helpers.selection import tell_at, told
 
 NAME = "book"
@@ -20,11 +21,18 @@ class ChapterClient(PapermillNotebookClient):
     all were reached is for `chapters.execute` to see.
     """
 
-    def __init__(self, *arguments, events: Path, asked: frozenset[str] | None, **options):
+    def __init__(self, *arguments, events: Path, asked: frozenset[str] | None, output: Path, **options):
         super().__init__(*arguments, **options)
-        self.events, self.asked = events, asked
+        self.events, self.asked, self.output = events, asked, output
 
     def papermill_execute_cells(self) -> None:
+        try:
+            self._execute_cells()
+        except BaseException:  # a kernel that died, Ctrl-C: papermill writes the notebook where a cell fails
+            write_whole(self.output, nbformat.writes(self.nb))
+            raise
+
+    def _execute_cells(self) -> None:
         for index, cell in enumerate(self.nb.cells):
             if self._all_is_done():
                 break
@@ -51,7 +59,7 @@ class ChapterClient(PapermillNotebookClient):
 
 
 class ChapterEngine(NBClientEngine):
-    """Papermill's own, with this client; takes `events`, the file of what the kernel tells, and `asked`."""
+    """Papermill's own, with this client; takes `events`, the file of what the kernel tells, `asked`, and `output`, the notebook's file."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, *, start_timeout=60, execution_timeout=None, **options):
