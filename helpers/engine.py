@@ -59,7 +59,7 @@ class ChapterClient(PapermillNotebookClient):
 
 
 class ChapterEngine(NBClientEngine):
-    """Papermill's own, with this client; takes `events`, the file of what the kernel tells, `asked`, and `output`, the notebook's file."""
+    """Papermill's own, with this client; takes `events`, the file of what the kernel tells, `asked`, and `output`, its file."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, *, start_timeout=60, execution_timeout=None, **options):
