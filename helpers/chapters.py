@@ -85,7 +85,7 @@ def execute(path: Path, output: Path, parameters: dict, *, asked: frozenset[str]
         with kernel_options(**variables) as options:
             options |= {"engine_name": engine.NAME, "events": events, "asked": asked}
             options |= {"resources": {"metadata": {"path": str(BOOK)}}}  # papermill's `cwd` is the whole process's
-            options |= {"request_save_on_cell_execute": False, "output": output}  # twice a cell costs more than the cells
+            options |= {"request_save_on_cell_execute": False, "written": output}  # twice a cell costs more than the cells
             papermill.execute_notebook(source, target, parameters, progress_bar=False, **options)
         if unreached := sorted((asked or frozenset()) - {event["name"] for event in told(events, "done")}):
             reasons = [event["name"] for event in told(events, "left out") if not event["name"].startswith("MissingRows")]

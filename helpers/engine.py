@@ -21,15 +21,15 @@ class ChapterClient(PapermillNotebookClient):
     all were reached is for `chapters.execute` to see.
     """
 
-    def __init__(self, *arguments, events: Path, asked: frozenset[str] | None, output: Path, **options):
+    def __init__(self, *arguments, events: Path, asked: frozenset[str] | None, written: Path, **options):
         super().__init__(*arguments, **options)
-        self.events, self.asked, self.output = events, asked, output
+        self.events, self.asked, self.written = events, asked, written
 
     def papermill_execute_cells(self) -> None:
         try:
             self._execute_cells()
         except BaseException:  # a kernel that died, Ctrl-C: papermill writes the notebook where a cell fails
-            write_whole(self.output, nbformat.writes(self.nb))
+            write_whole(self.written, nbformat.writes(self.nb))
             raise
 
     def _execute_cells(self) -> None:
@@ -59,7 +59,7 @@ class ChapterClient(PapermillNotebookClient):
 
 
 class ChapterEngine(NBClientEngine):
-    """Papermill's own, with this client; takes `events`, the file of what the kernel tells, `asked`, and `output`, its file."""
+    """Papermill's own, with this client; takes `events`, the file of what the kernel tells, `asked`, and `written`, its file."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, *, start_timeout=60, execution_timeout=None, **options):
