@@ -7,13 +7,14 @@ from functools import partial
 import pandas as pd
 import torch
 
-from helpers.attacks import gradient, random_noise
+from helpers.attacks import gradient, random_noise, square
 from helpers.losses import dlr_loss, merge_reject
 from helpers.metrics import in_batches, outcomes
 from helpers.norms import length, steepest
 
 Tensor = torch.Tensor
 Attack = Callable[..., Tensor]
+BLIND = {"PGD transferred": "PGD beats PGD transferred", "Square": "PGD beats a search without gradients"}
 UNBOUNDED = 50.0  # L2 radius at which an image of [0, 1] pixels can become any other; so it can at an L∞ radius of 1
 
 
@@ -36,12 +37,14 @@ def gradient_checks(
     norm: str = "l2",
     clip: bool = False,
     reject: int | None = None,
+    queries: int = 500,
 ) -> dict[str, float]:
     """Accuracies and gradient statistics of one network that `judge_checks` reads.
 
     other : the network that transferred perturbations come from
     radii : for the curve of the iterated attack, beside eps itself
-    one_step, iterated : attacks `(model, x, y, *, eps, clip)` in `norm`; `iterated` also takes `loss`
+    one_step, iterated : attacks `(model, x, y, *, eps, clip)` in `norm`; `iterated` also takes `loss` and `stop`
+    queries : of `attacks.square`, which sees no gradient
     clip : whether perturbed images are brought back to [0, 1]
     reject : the last class, if it stands for "none of them": an image that ends there is not misread and counts like a correct
         one, and every attack on `model`, which then takes `reject`, is told so
@@ -66,6 +69,8 @@ def gradient_checks(
     for radius in radii:
         result[f"PGD, eps {radius:g}"] = kept(attacked(iterated, eps=radius))
     result["transfer"] = kept(attacked(one_step, other))
+    result["PGD transferred"] = kept(attacked(iterated, other, stop=False))
+    result["Square"] = kept(attacked(square, queries=queries, norm=norm, generator=generator))
     result["random"] = kept(attacked(random_noise, norm=norm, generator=generator))
     result["rescored"] = kept(attacked(one_step), batch_size=37)
 
@@ -101,6 +106,7 @@ def judge_checks(
         ("unbounded ε: at most chance", c[f"PGD, eps {unbounded:g}"] <= chance, f(c[f"PGD, eps {unbounded:g}"])),
         ("iterated beats one step", c["PGD"] <= c["one step"], f(c["one step"], c["PGD"])),
         ("white-box beats transfer", c["one step"] <= c["transfer"], f(c["transfer"], c["one step"])),
+        *[(what, c["PGD"] <= c[k], f(c[k], c["PGD"])) for k, what in BLIND.items() if k in c],
         ("any attack beats random noise", c["one step"] <= c["random"], f(c["random"], c["one step"])),
         ("DLR at most 2 points stronger", c["PGD"] - c["PGD, DLR"] <= 0.02, f(c["PGD"], c["PGD, DLR"])),
         *([("PGD inside [0, 1] is weaker", c["PGD"] <= inside, f(inside, c["PGD"]))] if inside is not None else []),

@@ -26,12 +26,12 @@ def local_cluster(workers: int, environment: dict[str, str]) -> Iterator[str]:
 
     # set whole: what Dask sets by itself has glibc give memory back after every layer, which costs 30 % of a training
     own = {"distributed.nanny.pre-spawn-environ": {**MALLOC, **ONE_THREAD, **environment}}
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")  # what a stopped run leaves, Python's own process clears
     with private_folder() as folder, dask.config.set({**CONFIG, **own, "temporary-directory": str(folder)}):
         options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": None, "processes": True}
         here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-        cluster = LocalCluster(**options, **here, silence_logs=logging.ERROR, local_directory=str(folder))
+        cluster = LocalCluster(**options, **here, silence_logs=logging.CRITICAL + 1, local_directory=str(folder))
         with on_stop(lambda: _kill(cluster)):
             try:
                 yield cluster.scheduler_address

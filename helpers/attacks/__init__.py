@@ -14,7 +14,7 @@ negative or non-finite eps, an empty batch, NaN or out-of-range pixels, labels t
 are not finite.
 """
 
-from helpers.attacks.iterated import deepfool, minus_log_odds, pgd
+from helpers.attacks.iterated import apgd, deepfool, minus_log_odds, pgd
 from helpers.attacks.one_step import (
     adv_alpha,
     adv_logits,
@@ -29,13 +29,18 @@ from helpers.attacks.one_step import (
     targeted_fgsm,
 )
 from helpers.attacks.ood import eight_bit, mape, ood_attack, squared_distance
+from helpers.attacks.square import minus_margin, square
+from helpers.attacks.suite import Outcome, Threat, worst_case
 from helpers.attacks.universal import fooling_rate, targeted_gradient, universal, universal_gradient
 
 __all__ = [
+    "Outcome",
+    "Threat",
     "adv_alpha",
     "adv_logits",
     "adv_loss",
     "adv_loss_sign",
+    "apgd",
     "check_input",
     "deepfool",
     "eight_bit",
@@ -46,12 +51,15 @@ __all__ = [
     "mape",
     "minimal_shift",
     "minus_log_odds",
+    "minus_margin",
     "ood_attack",
     "pgd",
     "random_noise",
+    "square",
     "squared_distance",
     "targeted_fgsm",
     "targeted_gradient",
     "universal",
     "universal_gradient",
+    "worst_case",
 ]

@@ -8,7 +8,7 @@ from helpers.attacks.iterated import Model, deepfool, minus_log_odds
 from helpers.attacks.one_step import check_input, gradient
 from helpers.losses import log_odds
 from helpers.metrics import in_batches, predict
-from helpers.norms import check_norm, expand, length, project, steepest
+from helpers.norms import check_norm, expand, length, project, steepest, unit_l2
 
 Tensor = torch.Tensor
 
@@ -65,9 +65,10 @@ def universal_gradient(
     *,
     eps: float,
     norm: str = "linf",
-    passes: int = 5,
+    passes: int = 10,
     batch_size: int = 50,
     step_size: float | None = None,
+    momentum: float = 0.9,
     cap: float = 9.0,
     generator: torch.Generator | None = None,
     callback: Callable[[Tensor], None] | None = None,
@@ -78,21 +79,26 @@ def universal_gradient(
     Each batch moves v by step_size along the `steepest` direction of its summed loss, the negative log odds of the model's own
     classes, up to `cap`: what is fooled by far does not pull any more.
     step_size : eps / 5 if not given, and falling to a tenth of that over the passes
+    momentum : part of the direction so far that is added to each batch's gradient, both of length 1; in [0, 1)
     callback : is given v after each pass
     """
     own = _classes_of(model, x, eps, norm, passes, batch_size)
     step_size = eps / 5 if step_size is None else step_size
-    if not (0 <= step_size < torch.inf and cap > 0):
-        raise ValueError(f"step_size must be finite and >= 0 and cap above 0, not {step_size} and {cap}")
+    if not (0 <= step_size < torch.inf and cap > 0 and 0 <= momentum < 1):
+        raise ValueError(
+            f"step_size must be finite and >= 0, cap above 0, momentum in [0, 1), not {step_size}, {cap} and {momentum}"
+        )
 
     def capped(logits: Tensor, y: Tensor) -> Tensor:
         return minus_log_odds(logits, y).clamp_max(cap)
 
     v, total, done = torch.zeros_like(x[0]), passes * -(-len(x) // batch_size), 0
+    direction = torch.zeros_like(v)
     for _ in range(passes):
         for index in _order(x, generator).split(batch_size):
             g = in_batches(lambda at, y: gradient(model, at, y, capped), x[index] + v, own[index]).sum(dim=0)
-            v = v + (1 - 0.9 * done / total) * step_size * steepest(g[None], norm)[0]
+            direction = momentum * direction + unit_l2(g[None])[0] if momentum else g
+            v = v + (1 - 0.9 * done / total) * step_size * steepest(direction[None], norm)[0]
             v, done = project(v[None], eps, norm)[0], done + 1
         if callback is not None:
             callback(v)
