@@ -89,7 +89,7 @@ def test_pgd_is_on_the_way_of_theirs_at_every_step(digits, norm, eps, library):
     loss = torch.stack([minus_log_odds(model(at), y) for at in way])
     stop = torch.where(wrong.any(dim=0), wrong.argmax(dim=0), loss.argmax(dim=0))
     assert len(stop.unique()) > 2
-    ours = pgd(model, x, y, eps=eps, steps=STEPS, restarts=1, step_size=eps / 4, norm=norm)
+    ours = pgd(model, x, y, eps=eps, steps=STEPS, restarts=1, step="constant", step_size=eps / 4, norm=norm)
     equal(ours, way[stop, torch.arange(len(y))], atol=2e-5)
     assert accuracy(model, ours, y) <= accuracy(model, way[-1], y)
 

@@ -17,6 +17,7 @@ from helpers.attacks import (
     adv_logits,
     adv_loss,
     adv_loss_sign,
+    apgd,
     deepfool,
     fgsm,
     gradient,
@@ -25,6 +26,7 @@ from helpers.attacks import (
     minus_log_odds,
     pgd,
     random_noise,
+    square,
     targeted_fgsm,
     targeted_gradient,
 )
@@ -51,11 +53,11 @@ class InNorm:
     @property
     def random(self):
         """A fresh generator, for attacks that draw from one."""
-        return {"generator": seeded()} if self.attack in (pgd, random_noise) else {}
+        return {"generator": seeded()} if self.attack in (pgd, apgd, square, random_noise) else {}
 
     @property
     def quick(self):
-        return {"steps": 10, "restarts": 1} if self.attack is pgd else {}
+        return {pgd: {"steps": 10, "restarts": 1}, apgd: {"steps": 10}, square: {"queries": 60}}.get(self.attack, {})
 
 
 def in_norms(attack, *norms):
@@ -72,10 +74,11 @@ def of(*functions):
 
 ONE_STEP = [*in_norms(adv_loss, *NORMS), *in_norms(adv_alpha, *NORMS), *in_norms(adv_logits, *NORMS), InNorm(adv_loss_sign),
             InNorm(fgsm, "linf")]  # fmt: skip
-WITH_GRADIENT = [*ONE_STEP, *in_norms(pgd, "l2", "linf")]
+WITH_GRADIENT = [*ONE_STEP, *in_norms(pgd, "l2", "linf"), *in_norms(apgd, "l2", "linf")]
 TARGETED = [InNorm(targeted_fgsm, "linf")]  # takes a class to go for as its y
 NOISE = in_norms(random_noise, "l2", "linf")
-ATTACKS = [*WITH_GRADIENT, *TARGETED, *NOISE]
+BLIND = in_norms(square, "l2", "linf")
+ATTACKS = [*WITH_GRADIENT, *TARGETED, *NOISE, *BLIND]
 EVERY = [*ATTACKS, *in_norms(deepfool, *NORMS), InNorm(targeted_gradient, "linf")]  # deepfool takes no eps
 RUN_THE_MODEL = [a for a in EVERY if a not in NOISE]
 BOTH_NORMS = pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -724,7 +727,7 @@ def test_pgd_passes_only_unfinished_samples_through_the_model():
     """Two classes on a line, 0 where x > 0. The step is 0.25: a sample at 0.1 is fooled after one, at 0.3 after two."""
     model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
     x = torch.tensor([[2.0, 0], [-0.1, 0], [0.1, 0], [0.3, 0], [0.9, 0]])
-    x_adv = pgd(model, x, torch.zeros(5).long(), eps=1.0, steps=10, restarts=1, clip=False)
+    x_adv = pgd(model, x, torch.zeros(5).long(), eps=1.0, steps=10, restarts=1, step="constant", clip=False)
     assert model.sizes == [5, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]
     torch.testing.assert_close(x_adv[:, 0], torch.tensor([1.0, -0.1, -0.15, -0.2, -0.1]))
     assert torch.equal(x_adv[1], x[1])
@@ -733,7 +736,16 @@ def test_pgd_passes_only_unfinished_samples_through_the_model():
 
 def test_pgd_stops_once_all_are_fooled():
     model = Recorder(linear(torch.tensor([[1.0, 0], [-1, 0]])))
-    pgd(model, torch.tensor([[0.1, 0], [0.2, 0]]), torch.zeros(2).long(), eps=1.0, steps=10, restarts=5, clip=False)
+    pgd(
+        model,
+        torch.tensor([[0.1, 0], [0.2, 0]]),
+        torch.zeros(2).long(),
+        eps=1.0,
+        steps=10,
+        restarts=5,
+        step="constant",
+        clip=False,
+    )
     assert model.sizes == [2, 2]
 
 
@@ -747,6 +759,7 @@ def test_pgd_restarts_only_the_samples_that_are_left():
         steps=2,
         restarts=3,
         clip=False,
+        step="constant",
         step_size=0.5,
     )
     assert model.sizes == [2, 2, 1] + 2 * [1, 1, 1]
@@ -785,7 +798,7 @@ def bumpy(x):
 def test_pgd_returns_the_iterate_of_highest_loss():
     for seed in range(5):
         model, x, y = Recorder(bumpy), normal(1, 3, seed=seed), torch.tensor([0])
-        x_adv = pgd(model, x, y, eps=1.0, steps=6, restarts=3, step_size=0.7, clip=False, generator=seeded(seed))
+        x_adv = pgd(model, x, y, eps=1.0, steps=6, restarts=3, step="constant", step_size=0.7, clip=False, generator=seeded(seed))
         seen = torch.cat(model.seen)
         assert len(seen) == 3 * 7
         losses = -log_odds(bumpy(seen), y.expand(len(seen)))
@@ -810,7 +823,19 @@ def test_every_iterate_of_pgd_is_allowed(norm, clip):
     y = predicted(model, x)
     model.seen.clear()
     eps = {"l2": 0.4, "linf": 0.02}[norm]
-    pgd(model, x[:1], y[:1], eps=eps, steps=5, restarts=4, step_size=0.7 * eps, norm=norm, clip=clip, generator=seeded())
+    pgd(
+        model,
+        x[:1],
+        y[:1],
+        eps=eps,
+        steps=5,
+        restarts=4,
+        step="constant",
+        step_size=0.7 * eps,
+        norm=norm,
+        clip=clip,
+        generator=seeded(),
+    )
     seen = torch.cat(model.seen)
     reached = length(seen - x[:1], norm)
     assert (reached <= eps + 1e-9).all()

@@ -142,6 +142,8 @@ def worst_case(
     alive : bool (N,), images that count as right before any attack; None: those that the model reads right
     """
     check_search(x, y, threat.eps, threat.clip, 1, threat.norm)
+    if budget < 1:
+        raise ValueError(f"budget must be at least 1 pass of an image, not {budget}")
     source, draws, passes = surrogate or model, DRAWS if random else 1, Counted()
     with eval_mode(model, source, twin):
         logits = predict(model, x)
