@@ -41,9 +41,9 @@ def square(
     norm : "linf": a square is set to ±eps in each channel; "l2": the perturbation's length moves from one square to another
     reject, clip, stop : as of `attacks.pgd`
     """
+    check_search(x, y, eps, clip, queries, norm)
     if x.ndim != 4:
         raise ValueError(f"square needs images (N, C, H, W), not {tuple(x.shape)}")
-    check_search(x, y, eps, clip, queries, norm)
     if not 0 < area <= 1:
         raise ValueError(f"area must lie in (0, 1], not {area}")
     x = x.detach()
