@@ -16,15 +16,34 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.attacks import adv_alpha, adv_loss, deepfool, fooling_rate, mape, ood_attack, pgd, universal, universal_gradient
+from helpers.attacks import (
+    Threat,
+    adv_alpha,
+    adv_loss,
+    deepfool,
+    fooling_rate,
+    mape,
+    ood_attack,
+    pgd,
+    universal,
+    universal_gradient,
+    worst_case,
+)
 from helpers.data import load
 from helpers.metrics import accuracy, eval_mode, in_batches
-from helpers.models import lenet, mlp
+from helpers.models import lenet, load_pretrained, mlp
 from helpers.norms import length
 from helpers.torchvision_import import torchvision
 from helpers.training import fit
 
 SLOW = 3.0  # seconds; a contestant that takes longer runs once
+WORST = (  # networks of the zoo, their undefended twins, data, norm, eps
+    ("picot2019/hr-mnist", "picot2019/ce-mnist", "mnist", "linf", 0.1),
+    ("huang2015/lwa", "huang2015/normal", "mnist", "l2", 1.5),
+    ("huang2015/lenet-lwa", "huang2015/lenet-normal", "mnist", "l2", 1.5),
+    ("abbasi2018/naive-cnn", "abbasi2018/ga-cnn", "mnist", "linf", 0.1),
+    ("liang2017/adversarial-training-cifar10-small", "liang2017/control-cifar10-small", "cifar10", "linf", 3 / 255),
+)
 
 
 def timed(contestants, repeats, device):
@@ -102,6 +121,31 @@ def bare(model, x, y, backward):
                 torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k < backward - 1)
 
 
+def worst_cases(network, twin, x, y, norm, eps):
+    """Ours at several budgets, PGD with steps of one length, and AutoAttack (Croce & Hein 2020) as torchattacks has it."""
+    import torchattacks as ta
+
+    def ours(budget):
+        def run():
+            generator = torch.Generator(x.device).manual_seed(0)
+            return worst_case(network, x, y, Threat(eps, norm), twin=twin, budget=budget, generator=generator).images
+
+        return run
+
+    def steps(step, n):
+        return lambda: pgd(network, x, y, eps=eps, norm=norm, steps=n, restarts=1, step=step)
+
+    classes = network(x[:1]).shape[1]
+    auto = ta.AutoAttack(network, norm={"l2": "L2", "linf": "Linf"}[norm], eps=eps, n_classes=classes, seed=0)
+    return {
+        "PGD, 40 steps of one length": steps("constant", 40),
+        "PGD, 10 falling steps": steps("cosine", 10),
+        "PGD, 40 falling steps": steps("cosine", 40),
+        **{f"worst case, {budget} passes": ours(budget) for budget in (100, 200, 400, 800)},
+        "AutoAttack": lambda: auto(x, y),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -169,7 +213,7 @@ def main():
     for eps in (0.5, 1.5):
         step = 2.5 * eps / 40
         comparisons[f"PGD, L2, eps {eps}, 40 steps from the image"] = libraries(
-            lambda eps=eps: pgd(model, x, y, eps=eps, steps=40, restarts=1),
+            lambda eps=eps: pgd(model, x, y, eps=eps, steps=40, restarts=1, step="constant"),
             (fb.attacks.L2PGD(abs_stepsize=step, steps=40, random_start=False),
              ta.PGDL2(model, eps=eps, alpha=step, steps=40, random_start=False),
              evasion.ProjectedGradientDescentPyTorch(classifier, norm=2, eps=eps, eps_step=step, max_iter=40, batch_size=size,
@@ -218,6 +262,13 @@ def main():
             "ART": lambda: torch.from_numpy(theirs.generate(letters.cpu().numpy(), x_in.cpu().numpy())).to(device),
         }
         compare_codes(title, codes, repeats, f, x_in, letters)
+
+    for name, twin, data, norm, eps in WORST:
+        title = f"Worst case, {name}, {norm}, eps {eps:.3g}"
+        if arguments.only in title:
+            network, other = (load_pretrained(n).to(device) for n in (name, twin))
+            images, classes = load(data, "test", device=device)[: arguments.images].xy
+            compare(title, worst_cases(network, other, images, classes, norm, eps), repeats, network, images, classes, norm)
 
     many, labels = (torch.cat([getattr(test, k), getattr(train, k)])[:1000].to(device) for k in ("images", "labels"))
     for name, network in {"LeNet": model, "MLP 784-1000-1000-10": mlp(784, (1000, 1000), 10).to(device)}.items():

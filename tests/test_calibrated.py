@@ -100,6 +100,7 @@ def test_the_players_have_the_adam_of_gans_and_the_classifier_torchs_own(monkeyp
     assert betas == {"discriminator": {(0.5, 0.999)}, "generator": {(0.5, 0.999)}, "classifier": {(0.9, 0.999)}}
 
 
+@pytest.mark.long
 def test_it_learns_the_classes_and_is_uncertain_at_what_the_generator_draws():
     sure = {}
     for beta in (0.0, 1.0):
@@ -112,6 +113,7 @@ def test_it_learns_the_classes_and_is_uncertain_at_what_the_generator_draws():
     assert sure[1.0] < 0.5 * sure[0.0], sure
 
 
+@pytest.mark.long
 def test_the_seed_decides_the_result():
     first, losses = fitted(seed=3)
     torch.rand(5)
@@ -147,6 +149,7 @@ def test_an_interrupted_training_continues_to_the_same_result(interrupted):
     assert torch.equal(state, expected) and continued == losses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["beta", "seed", "lr", "epochs", "data"])
 def test_a_checkpoint_of_another_training_is_not_continued(interrupted, name):
     checkpoint, _ = interrupted

@@ -108,6 +108,7 @@ def test_what_no_chapter_has_is_refused_and_what_is_left_out_is_named(book, caps
     assert declared.picked([book], "smoke", None, None) == {book: None}
 
 
+@pytest.mark.long
 def test_what_is_to_do_is_what_neither_folder_has(book, tmp_path, monkeypatch):
     assert declared.missing(book, "smoke", None, None).keys() == {"a", "b", "c"}
     run(book, None, record=True, seeds="0-1")

@@ -693,6 +693,7 @@ def test_images_without_a_density_are_refused_by_mixtures_too():
 # that they detect
 
 
+@pytest.mark.long
 def test_they_tell_digits_from_noise():
     from helpers.metrics import auroc
 

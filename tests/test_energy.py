@@ -115,6 +115,7 @@ def test_the_images_are_jittered_and_the_samples_are_not():
     assert same.sum(dim=1).eq(1).all() and same.sum(dim=0).eq(1).all(), "each is what the chain left in the buffer"
 
 
+@pytest.mark.long
 def test_training_tells_images_from_noise_and_classes_from_each_other():
     jem, data = model(size=100), toy()
     objective = jem_objective(steps=5, step_size=0.05, magnitude=0.1)

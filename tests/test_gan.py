@@ -60,6 +60,7 @@ def test_both_heed_the_class():
     assert not torch.allclose(gan.discriminator(x, zeros), gan.discriminator(x, ones))
 
 
+@pytest.mark.long
 def test_the_classes_are_learned_and_the_losses_are_those_of_a_game():
     gan = small()
     history = fit_gan(gan, toy(100), epochs=60, lr=4e-3, batch_size=20, seed=0)
@@ -97,6 +98,7 @@ def test_the_rate_of_each_player_falls_linearly_with_its_steps(monkeypatch):
     assert rates == {"discriminator": falling, "generator": falling}
 
 
+@pytest.mark.long
 def test_the_seed_decides_the_result():
     torch.manual_seed(1)
     first, first_losses = fitted(seed=3)
@@ -144,6 +146,7 @@ def test_an_interrupted_training_continues_to_the_same_result(tmp_path, stop, st
     assert torch.equal(state, expected) and losses == expected_losses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("before", "words"),
     [
@@ -168,6 +171,7 @@ def test_a_checkpoint_of_another_training_is_not_continued(tmp_path, stop, befor
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
+@pytest.mark.long
 def test_a_short_training_writes_no_checkpoint_and_a_damaged_one_is_not_continued(tmp_path):
     expected, _ = fitted(checkpoint=tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []

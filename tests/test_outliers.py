@@ -55,6 +55,7 @@ def test_outliers_are_drawn_from_all_of_them_and_by_the_seed():
     assert torch.equal(seen[-1], seen[-2])
 
 
+@pytest.mark.long
 def test_a_network_learns_to_be_uncertain_at_outliers_alone():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(90) % 3

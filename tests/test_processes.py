@@ -74,6 +74,7 @@ def test_a_signal_ends_a_chapter_at_report(busy):
     assert process.returncode == 130 and "Traceback" not in err and not any(map(alive, kernels))
 
 
+@pytest.mark.long
 def test_a_killed_runner_leaves_no_kernels_and_the_next_start_clears_its_folders(busy):
     process = busy.start("--chapters", "01,02", environment=busy.extra)
     kernels = busy.kernels(2)
@@ -85,6 +86,7 @@ def test_a_killed_runner_leaves_no_kernels_and_the_next_start_clears_its_folders
     assert not list(busy.temporary.iterdir())
 
 
+@pytest.mark.long
 def test_one_dead_kernel_of_two_ends_the_other_with_one_line(busy):
     process = busy.start("--chapters", "01,02", environment=busy.extra)
     kernels = busy.kernels(2)
@@ -96,6 +98,7 @@ def test_one_dead_kernel_of_two_ends_the_other_with_one_line(busy):
     assert until(lambda: not any(map(alive, kernels)), 3)
 
 
+@pytest.mark.long
 def test_a_second_reproduction_of_a_chapter_is_refused_and_disturbs_nothing(busy):
     first = busy.start("--chapters", "01", environment=busy.extra)
     (kernel,) = busy.kernels(1)

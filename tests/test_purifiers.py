@@ -230,6 +230,7 @@ def test_a_convolutional_autoencoder_is_its_encoder_its_decoder_and_the_clamp():
             f(images(2, (1, 28, 14)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("build", "lr"), [(FULL, 5e-3), (CONVOLUTIONAL, 1e-2)], ids=["full", "convolutional"])
 def test_autoencoders_learn_to_reconstruct(build, lr):
     network = build()

@@ -747,6 +747,7 @@ def test_float32_is_the_default_and_its_checkpoints_are_those_from_before_there_
     assert about.keys() == common | {"optimiser", "torch"} and about["optimiser"]["0"]["fused"] is None
 
 
+@pytest.mark.long
 def test_bf16_learns_what_float32_learns():
     """Within 2 of 100 test images: 0.6 at most in four seeds of two networks; the digits are those of other writers."""
     right = {}
