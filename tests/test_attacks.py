@@ -29,10 +29,11 @@ from helpers.attacks import (
     targeted_gradient,
 )
 from helpers.data import load
+from helpers.inputs import NORMS
 from helpers.losses import dlr_loss, least_likely, log_odds, margin
 from helpers.metrics import accuracy
 from helpers.models import mlp
-from helpers.norms import NORMS, dual, length, unit_l2
+from helpers.norms import dual, length, unit_l2
 from helpers.training import fit
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from helpers.inputs import check_labels, check_shapes
 from helpers.losses import (
-    check_labels,
-    check_shapes,
     dlr_loss,
     entropy,
     hr_loss,

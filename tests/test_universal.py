@@ -17,9 +17,10 @@ from helpers.attacks import (
     universal_gradient,
 )
 from helpers.data import load
+from helpers.inputs import NORMS
 from helpers.losses import log_odds
 from helpers.models import mlp
-from helpers.norms import NORMS, dual, length
+from helpers.norms import dual, length
 from helpers.training import fit
 
 SHAPE = (1, 6, 6)  # of the images here

@@ -4,21 +4,14 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.attacks.one_step import (
-    against_own,
-    check_input,
-    checked_gradient,
-    checked_logits,
-    logit_jacobian,
-    minimal_shift,
-    rivals,
-)
-from helpers.losses import check_labels, log_odds, margin, merge_reject
+from helpers.attacks.one_step import against_own, logit_jacobian, minimal_shift, rivals
+from helpers.inputs import check_generator, check_input, check_labels, check_norm, check_number
+from helpers.losses import log_odds, margin, merge_reject
 from helpers.metrics import eval_mode
-from helpers.norms import check_norm, project, random_in_ball, steepest
+from helpers.norms import project, random_in_ball, steepest
+from helpers.passes import Model, checked_logits, gradient_of, rounding_of, with_gradients
 
 Tensor = torch.Tensor
-Model = Callable[[Tensor], Tensor]
 
 
 def minus_log_odds(logits: Tensor, y: Tensor) -> Tensor:
@@ -26,6 +19,7 @@ def minus_log_odds(logits: Tensor, y: Tensor) -> Tensor:
     return -log_odds(logits, y)
 
 
+@with_gradients
 def deepfool(
     model: Model,
     x: Tensor,
@@ -48,8 +42,8 @@ def deepfool(
     a sample that is never fooled the last iterate returns, so score the result. Fooled means by a margin of the logits that
     their rounding at another batch size does not undo.
     """
-    check_input(x, y, 0.0, clip)
-    check_norm(norm)
+    check_input(x, y, 0.0, clip, norm)
+    check_number("steps", steps, whole=True)
     if steps < 1 or not 0 <= overshoot < torch.inf:
         raise ValueError(f"steps must be at least 1 and overshoot finite and >= 0, not {steps} and {overshoot}")
     if candidates is not None and candidates < 1:
@@ -61,7 +55,7 @@ def deepfool(
     for step in range(steps + 1):
         with torch.no_grad(), eval_mode(model):
             logits = checked_logits(model, result[alive], y[alive])
-        rounding = 1e-5 * logits.abs().amax(dim=1)
+        rounding = rounding_of(logits.dtype) * logits.abs().amax(dim=1)
         left = margin(logits, y[alive]) >= (-rounding if step else 0)
         alive, rounding = alive[left], rounding[left]
         if step == steps or not len(alive):
@@ -84,6 +78,7 @@ def _candidates(model: Model, x: Tensor, y: Tensor, number: int) -> Tensor:
     return ordered[:, : number + 1]
 
 
+@with_gradients
 def pgd(
     model: Model,
     x: Tensor,
@@ -116,7 +111,9 @@ def pgd(
 
     A sample leaves the batch once it is misclassified. Of a sample that never is, the iterate of highest loss returns.
     """
-    check_input(x, y, eps, clip)
+    check_norm(norm, ("l2", "linf"))
+    check_input(x, y, eps, clip, norm)
+    check_generator(generator)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
     if target is not None and (target.shape != y.shape or target.dtype != y.dtype or (target == y).any()):
@@ -124,7 +121,6 @@ def pgd(
     step_size = 2.5 * eps / steps if step_size is None else step_size
     if not 0 <= step_size < torch.inf:
         raise ValueError(f"step_size must be a finite number >= 0, not {step_size}")
-    check_norm(norm, ("l2", "linf"))
     x = x.detach()
     best, highest = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     alive = torch.arange(len(x), device=x.device)
@@ -152,7 +148,7 @@ def pgd(
                 best[alive[better]] = current.detach()[better]
                 highest[alive[better]] = value.detach()[better]
                 if step < steps and not fooled.all():
-                    g = checked_gradient(torch.autograd.grad(value.sum(), current)[0][~fooled])
+                    g = gradient_of(value.sum(), current)[~fooled]
                 alive, current = alive[~fooled], current.detach()[~fooled]
                 if len(alive) == 0:
                     return best
