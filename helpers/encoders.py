@@ -120,5 +120,5 @@ class ContrastNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rest = x - self._around(x)
         # a root's gradient at 0, of an even image, would be infinite
-        contrast = self._around(rest.square()).clamp_min(1e-8).sqrt()
+        contrast = self._around(rest.square()).clamp_min(max(1e-8, torch.finfo(x.dtype).tiny)).sqrt()
         return rest / torch.maximum(contrast, contrast.mean(dim=(2, 3), keepdim=True))

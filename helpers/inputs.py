@@ -153,11 +153,14 @@ def check_pixels(name: str, x, *, shape: Sequence[int] | None = None, least: int
         check_range(name, *torch.stack(x.aminmax()).tolist())
 
 
-def check_no_bytes(name: str, x: Tensor) -> None:
-    """Not the 8-bit pixels 0..255 of images, as floats: what is no image of one or three channels passes, whatever its values."""
+def check_no_bytes(name: str, x: Tensor, high: float | None = None) -> None:
+    """Not the 8-bit pixels 0..255 of images, as floats: what is no image of one or three channels passes, whatever its values.
+
+    high : the largest value, where it is known; else one transfer to the host
+    """
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.numel():
-        high, whole = torch.stack([x.amax(), (x == x.round()).all().to(x.dtype)]).tolist()
-        if whole and 2 <= high <= 255:
+        high = x.amax().item() if high is None else high
+        if 2 <= high <= 255 and (x == x.round()).all():
             raise ValueError(f"{name} holds whole numbers up to {high:g}; {UNIT}: {name} / 255")
 
 
@@ -176,9 +179,10 @@ def check_logit_shape(logits, number: int | None = None, *, least: int = 2) -> N
     if not torch.is_tensor(logits):
         how = {"tuple": ": take its first, lambda x: model(x)[0]", "ndarray": ": torch.from_numpy"}.get(type(logits).__name__, "")
         how = ": take its logits, lambda x: model(x)['logits']" if isinstance(logits, dict) else how
-        raise ValueError(f"logits must be a float tensor (N, K), not {told(logits)}{how}")
+        raise ValueError(f"logits must be (N, K), a tensor, not {told(logits)}{how}")
     if logits.ndim != 2 or logits.shape[1] < least or not logits.is_floating_point():
-        raise ValueError(f"logits must be floats (N, K) with K >= {least}, not {told(logits)}: does the model end in its logits?")
+        wanted = f"(N, K) with K >= {least}, floats"
+        raise ValueError(f"logits must be {wanted}, not {told(logits)}: does the model end in its logits?")
     if number is not None and len(logits) != number:
         raise ValueError(f"logits must be ({number}, K), a row for each sample, not {told(logits)}")
 
@@ -201,18 +205,6 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
     """`check_shapes`, and each label names one of the K classes. One transfer to the host."""
     check_shapes(logits, y)
     check_classes(y, logits.shape[1])
-
-
-def check_targets(logits: Tensor, y: Tensor) -> None:
-    """`check_labels` for a loss to train by: on a GPU, where a look at values would stop the queue, `check_shapes` alone."""
-    (check_labels if y.device.type == "cpu" else check_shapes)(logits, y)
-
-
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    """`check_labels`, and finite logits."""
-    check_labels(logits, y)
-    if not logits.isfinite().all():
-        raise ValueError("the model returned logits that are not finite")
 
 
 def check_input(x: Tensor, y: Tensor, eps: float, clip: bool, norm: str | None = None, *, name: str = "x") -> None:

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from helpers.inputs import check_labels, check_logit_shape, check_number, check_targets
+from helpers.inputs import check_labels, check_logit_shape, check_number, check_shapes
 
 Tensor = torch.Tensor
 
@@ -98,11 +98,11 @@ def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     log(mean of p(y|x)^(1 − α)) / (α − 1): the cross-entropy for α → 1, the largest −log p(y|x) of the batch for α → ∞; for a
     single image −log p(y|x), whatever α. Exact also where p(y|x) underflows, and for α next to 1.
     """
-    check_targets(logits, y)
+    check_shapes(logits, y)
     check_number("alpha", alpha, 1)
     if len(y) == 0:
         raise ValueError("no samples: the mean over an empty batch is undefined")
-    log_p = logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
+    log_p = _of_labels(logits.log_softmax(dim=1), y)
     mean = log_p.mean()
     if alpha == 1:
         return -mean
@@ -110,6 +110,15 @@ def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     small = t.detach().abs().amax() < 1
     near = torch.log1p(torch.expm1(t.clamp(-1, 1)).mean())
     return torch.where(small, near, t.logsumexp(dim=0) - math.log(len(t))) / (alpha - 1) - mean
+
+
+def _of_labels(values: Tensor, y: Tensor) -> Tensor:
+    """values[i, y[i]]: (N,). Labels are looked at only where this fails, as a look would stop a GPU's queue."""
+    try:
+        return values.gather(1, y[:, None]).squeeze(1)
+    except (RuntimeError, IndexError):
+        check_labels(values, y)
+        raise
 
 
 def hr_loss(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from helpers.inputs import check_callable, check_logit_shape, check_logits
+from helpers.inputs import check_callable, check_labels, check_logit_shape
 
 Tensor = torch.Tensor
 Model = Callable[[Tensor], Tensor]
@@ -35,11 +35,14 @@ def on_a_copy(model: Model) -> Model:
     return (lambda x: model(x.clone())) if works_in_place(model) else model
 
 
-def checked_logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """model(x), finite logits (N, K) of the classes y, in the dtype of x: autocast, or float64 inside, may return another."""
+def checked_logits(model: Model, x: Tensor, y: Tensor | None) -> Tensor:
+    """model(x), finite logits (N, K) with the classes y, in the dtype of x: under autocast a model returns another."""
     logits = model(x.clone() if getattr(_first(model), "inplace", False) else x)
     check_logit_shape(logits, len(x))
-    check_logits(logits, y)
+    if y is not None:
+        check_labels(logits, y)
+    if not logits.isfinite().all():
+        raise ValueError("the model returned logits that are not finite")
     if x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
         raise ValueError(NO_GRADIENT)
     return logits.to(x.dtype)

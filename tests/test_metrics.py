@@ -14,6 +14,7 @@ from helpers.metrics import (
     fpr_at_tpr,
     in_batches,
     knn_auroc,
+    misread,
     one_standard_error,
     outcomes,
     paired_auroc_se,

@@ -184,7 +184,7 @@ def test_eight_bit_rounds_to_what_a_png_holds(images):
         ({"encoder": lambda x: x.flatten(1) * torch.inf}, "not finite"),
         ({"encoder": lambda x: x.mean()}, "one code of floats for each"),
         ({"encoder": lambda x: x.flatten(1).argmax(dim=1)}, "one code of floats for each"),
-        ({"encoder": lambda x: x.flatten(1).detach()}, "no way to follow"),
+        ({"encoder": lambda x: x.flatten(1).detach()}, "no gradient with respect to x"),
         ({"loss": lambda z, z_in: (z - z_in).sum()}, "one value for each"),
         ({"schedule": lambda share: float("nan")}, "factor must be finite"),
         ({"steps": 2.5}, "whole number"),

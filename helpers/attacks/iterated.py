@@ -42,6 +42,7 @@ def deepfool(
     a sample that is never fooled the last iterate returns, so score the result. Fooled means by a margin of the logits that
     their rounding at another batch size does not undo.
     """
+    check_norm(norm)
     check_input(x, y, 0.0, clip, norm)
     check_number("steps", steps, whole=True)
     if steps < 1 or not 0 <= overshoot < torch.inf:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.inputs import check_callable, check_floats, check_generator, check_input, check_label_shape, check_norm
+from helpers.inputs import check_callable, check_floats, check_generator, check_input, check_label_shape, check_labels, check_norm
 from helpers.losses import log_odds, merge_reject, others
 from helpers.metrics import eval_mode
 from helpers.norms import dual, length, steepest, unit_l2
@@ -50,6 +50,7 @@ def adv_loss(
 
     reject : whether the last class is a reject class that the perturbation should not lead to (`losses.merge_reject`)
     """
+    check_norm(norm)
     check_input(x, y, eps, clip, norm)
     return _moved(x, steepest(-gradient(model, x, y, _past_reject if reject else log_odds), norm), eps, clip)
 
@@ -109,9 +110,10 @@ def logit_jacobian(model: Model, x: Tensor, y: Tensor, classes: Tensor | None = 
     check_floats("x", x, dims=2)
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        own = y if classes is None else classes.gather(1, y[:, None]).squeeze(1)
-        logits = checked_logits(model, x, own)
-        logits = logits if classes is None else logits.gather(1, classes)
+        logits = checked_logits(model, x, y if classes is None else None)
+        if classes is not None:
+            logits = logits.gather(1, classes)
+            check_labels(logits, y)
         last = logits.shape[1] - 1
         rows = [raw_gradient(logits[:, k].sum(), x, retain_graph=k < last).flatten(1) for k in range(last + 1)]
     return logits.detach(), checked_gradient(torch.stack(rows, dim=1))
@@ -146,6 +148,7 @@ def adv_alpha(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2
     T_j − T_y = (1 − α_y) [q_j D_j + (α_y − α_j) Σ_k q_k D_k]. The factor in front is common to all j and positive, so neither
     the choice of j nor the direction depends on it; leaving it out keeps both exact where a float32 α_y rounds to 1.
     """
+    check_norm(norm)
     check_input(x, y, eps, clip, norm)
     logits, jacobian = logit_jacobian(model, x, y)
     gap = -against_own(logits.softmax(dim=1), y)  # (N, K), α_y − α_j
@@ -161,6 +164,7 @@ def adv_logits(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l
 
     Not the paper's attack: the two differ in the rival that they go for and in the direction to it.
     """
+    check_norm(norm)
     check_input(x, y, eps, clip, norm)
     logits, jacobian = logit_jacobian(model, x, y)
     return _toward_nearest(x, y, logits, -against_own(logits, y), against_own(jacobian, y), eps, norm, clip)

@@ -129,7 +129,6 @@ def _classes_of(
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, not {passes} and {batch_size}")
     check_generator(generator)
-    check_pixels("x", x)
     check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True, norm)
     return classes_of(predict(model, x))
 
