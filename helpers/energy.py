@@ -14,12 +14,14 @@ from helpers.inputs import (
     check_images,
     check_labels,
     check_logit_shape,
+    check_module,
     check_no_bytes,
     check_number,
+    check_real,
     check_shape,
 )
 from helpers.metrics import eval_mode
-from helpers.passes import gradient_of, with_gradients
+from helpers.passes import call, gradient_of, with_gradients
 
 Tensor = torch.Tensor
 STEP, NOISE, JITTER = 0.25, 0.005, 0.015  # JEM's 1, 0.01 and 0.03 of pixels in [−1, 1], in those of [0, 1]
@@ -50,8 +52,10 @@ def sgld(
     check_callable("network", network)
     check_generator(generator)
     check_number("steps", steps, whole=True)
+    check_real("step_size", step_size)
+    check_real("noise", noise)
     check_images("start", start, least=0)
-    if steps < 0 or not (0 < step_size < math.inf and 0 <= noise < math.inf):
+    if steps < 0 or None in (step_size, noise) or not (0 < step_size < math.inf and 0 <= noise < math.inf):
         raise ValueError(
             f"steps and noise must be at least 0 and step_size above 0, all finite, not {steps}, {noise}, {step_size}"
         )
@@ -62,7 +66,7 @@ def sgld(
     with eval_mode(network), torch.enable_grad():
         for _ in range(steps):
             x.requires_grad_()
-            logits = network(x)
+            logits = call(network, x)
             check_logit_shape(logits, len(x))
             slope = gradient_of(logits.logsumexp(dim=1).sum(), x)
             draw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from helpers import training
 from helpers.checkpoints import Checkpoint, account, restore, store
 from helpers.data import Split
-from helpers.inputs import check_classes, check_generator, check_label_shape, check_module, check_number
+from helpers.inputs import check_classes, check_generator, check_label_shape, check_module, check_number, check_real
 from helpers.metrics import eval_mode, in_batches
 
 Tensor = torch.Tensor
@@ -159,7 +159,9 @@ def by_turns(
     players : name -> a part of the model and the other options of its Adam
     """
     check_number("seed", seed, whole=True)
-    if not (isinstance(epochs, int) and isinstance(batch_size, int)) or epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+    check_real("lr", lr)
+    whole = isinstance(epochs, int) and isinstance(batch_size, int)
+    if not whole or epochs < 1 or batch_size < 1 or lr is None or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     checkpoint, device = Checkpoint.of(checkpoint), data.images.device
     torch.manual_seed(seed)

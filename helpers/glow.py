@@ -6,7 +6,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.inputs import check_floats, check_generator, check_images, check_no_bytes, check_number, check_pixels, told
+from helpers.inputs import (
+    check_floats,
+    check_generator,
+    check_images,
+    check_no_bytes,
+    check_number,
+    check_pixels,
+    check_real,
+    told,
+)
 
 Tensor = torch.Tensor
 Shape = tuple[int, int, int]
@@ -186,8 +195,9 @@ class Glow(nn.Module):
         generator : decides the latents, which the CPU draws, so that they are the same on every device; None: torch's global
         """
         check_number("n", n, whole=True)
+        check_real("temperature", temperature)
         check_generator(generator)
-        if n < 1 or not 0 <= temperature < math.inf:
+        if n < 1 or temperature is None or not 0 <= temperature < math.inf:
             raise ValueError(f"n must be at least 1 and temperature finite and >= 0, not {n} and {temperature}")
         z = temperature * torch.randn(n, self.values, generator=generator)
         return self.decode(z.to(self.last)).clamp(0, 1)
@@ -200,5 +210,6 @@ def nll_objective(model: Glow, x: Tensor, y: Tensor | None = None) -> Tensor:
     The noise comes from torch's global generator. raises ValueError as `Glow.bits`
     """
     check_floats("x", x, dims=4)
+    check_no_bytes("x", x)
     cells = (255 * x).round().div(256 // model.bins, rounding_mode="floor")  # 8-bit pixel k lies in [k/256, (k + 1)/256]
     return -model((cells + torch.rand_like(x)) / model.bins).mean()

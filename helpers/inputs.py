@@ -41,6 +41,18 @@ def check_number(
     raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number{ends}, not {told(value)}")
 
 
+def check_real(name: str, value) -> None:
+    """A number, whatever it is, or None: of a setting whose bounds are checked later."""
+    if value is not None and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
+        raise ValueError(f"{name} must be a number, not {told(value)}")
+
+
+def check_whole(name: str, value) -> None:
+    """A whole number, whatever it is, or None."""
+    if value is not None and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
+        raise ValueError(f"{name} must be a whole number, not {told(value)}")
+
+
 def check_choice(name: str, value, allowed: Sequence[str]) -> None:
     """One of the names that are allowed."""
     if not isinstance(value, str) or value not in allowed:

@@ -72,6 +72,7 @@ class LocalNorm(nn.Module):
         self.over, self.window, self.scale, self.power = over, window, scale, power
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        check_floats("x", x, dims=4, least=0)
         half = self.window // 2
         if self.over == "channels":
             padded = nn.functional.pad(x.square(), (0, 0, 0, 0, half, half))

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from helpers.inputs import check_classes, check_finite, check_floats, check_label_shape, check_logit_shape, check_no_bytes, told
+from helpers.inputs import (
+    check_classes,
+    check_finite,
+    check_floats,
+    check_label_shape,
+    check_logit_shape,
+    check_no_bytes,
+    check_whole,
+    told,
+)
 from helpers.passes import on_a_copy
 
 Tensor = torch.Tensor
@@ -77,6 +86,7 @@ def in_batches(f: Callable[..., Tensor], *tensors: Tensor, batch_size: int | Non
     for tensor in tensors:
         if not torch.is_tensor(tensor) or not tensor.ndim:
             raise ValueError(f"what is taken in batches must be tensors with a batch dimension, not {told(tensor)}")
+    check_whole("batch_size", batch_size)
     if batch_size is None:
         rows, values = BATCH.get(tensors[0].device.type, BATCH["cuda"])
         batch_size = max(10, min(rows, values // max(1, tensors[0][:1].numel())))

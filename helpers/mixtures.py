@@ -7,8 +7,9 @@ import warnings
 import torch
 from torch import nn
 
-from helpers.inputs import check_finite, check_floats, check_images, check_no_bytes, check_number, check_shape
+from helpers.inputs import check_finite, check_floats, check_images, check_no_bytes, check_number, check_real, check_shape
 from helpers.metrics import eval_mode
+from helpers.passes import call
 
 Tensor = torch.Tensor
 BLOCK = 1 << 24  # values in float64 at once while a mixture is fitted: 128 MiB
@@ -54,7 +55,8 @@ class GaussianMixture(nn.Module):
         check_number("steps", steps, whole=True)
         check_number("seed", seed, whole=True)
         check_number("components", components, whole=True)
-        if not 1 <= components <= len(images) or steps < 0 or not 0 < floor < math.inf:
+        check_real("floor", floor)
+        if not 1 <= components <= len(images) or steps < 0 or floor is None or not 0 < floor < math.inf:
             wanted = f"components from 1 to the {len(images)} images, steps of at least 0 and a floor above 0"
             raise ValueError(f"{wanted} are wanted, not {components}, {steps} and {floor}")
         rows = images.detach().flatten(1)
@@ -237,15 +239,14 @@ class CCU(nn.Module):
         max(d(x, μ) − radius, 0), none of the second farther than d(x, ν) + radius
         radius : in pixels, a number or (N,), at least 0. raises ValueError for another, or images that are not finite
         """
+        check_images("x", x)
         radius = torch.as_tensor(radius, dtype=torch.float64, device=x.device)
         if radius.shape not in ((), (len(x),)) or not (radius >= 0).all() or not radius.isfinite().all():
             raise ValueError(f"radius must be a finite number of at least 0, or one for each of the {len(x)} images")
-        check_images("x", x)
         if not x.isfinite().all():
             raise ValueError("the images contain NaN or infinity: nothing is certified of them")
-        check_no_bytes("x", x)
         with eval_mode(self.classifier):
-            classes = self.classifier(x[:1]).shape[1]
+            classes = call(self.classifier, x[:1]).shape[1]
         if not isinstance(self.metric, nn.Identity):
             radius = radius * self.metric.stretch()
         radius = radius.expand(len(x))[:, None]

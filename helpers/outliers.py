@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import cross_entropy
 
-from helpers.inputs import check_generator, check_no_bytes, check_number, check_shapes, told
+from helpers.inputs import check_generator, check_no_bytes, check_number, check_real, check_shapes, told
 from helpers.losses import uniform_cross_entropy
 
 Tensor = torch.Tensor
@@ -37,7 +37,8 @@ def with_outliers(
     check_no_bytes("outliers", outliers)
     check_generator(generator)
     check_number("times", times, whole=True)
-    if not 0 <= weight < math.inf or times < 1:
+    check_real("weight", weight)
+    if weight is None or not 0 <= weight < math.inf or times < 1:
         raise ValueError(f"weight must be finite and at least 0 and times at least 1, not {weight} and {times}")
 
     def objective(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:

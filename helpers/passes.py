@@ -2,6 +2,7 @@
 is logits that can be attacked, and where there is no gradient the error says what to do."""
 
 import functools
+import re
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,28 @@ NO_GRADIENT = (
 )
 
 
+# What torch says where a network is given images of another shape than it was made for
+MISFIT = "shapes cannot be multiplied|Expected .*D|to have \\d+ channels|[Ss]ize mismatch|too small|must match|invalid for input"
+
+
+def call(model: Model, x: Tensor):
+    """model(x); raises ValueError for images of a shape or precision that the model, an nn.Module, was not made for."""
+    try:
+        return model(x)
+    except RuntimeError as error:
+        weights = {str(p.dtype) for p in model.parameters()} if isinstance(model, nn.Module) else set()
+        if weights and str(x.dtype) not in weights:
+            raise ValueError(
+                f"x is {x.dtype}, the network's weights are {' and '.join(sorted(weights))}: convert one, x.float() or model.double()"
+            ) from error
+        if not isinstance(model, nn.Module) or not re.search(MISFIT, str(error)):
+            raise
+        raise ValueError(
+            f"the network was not made for x {tuple(x.shape)}; images are (N, C, H, W), with the channels and the size of those "
+            f"that it was trained on. It says: {error}"
+        ) from error
+
+
 def works_in_place(model) -> bool:
     """Whether a layer of the module says that it overwrites what it is given, as nn.ReLU(inplace=True) does."""
     return isinstance(model, nn.Module) and any(getattr(m, "inplace", False) for m in model.modules())
@@ -32,12 +55,13 @@ def _first(model):
 def on_a_copy(model: Model) -> Model:
     """The model; of one that works in place, a function that gives it a copy of what it is given itself."""
     check_callable("model", model)
-    return (lambda x: model(x.clone())) if works_in_place(model) else model
+    return (lambda x: call(model, x.clone())) if works_in_place(model) else (lambda x: call(model, x))
 
 
 def checked_logits(model: Model, x: Tensor, y: Tensor | None) -> Tensor:
     """model(x), finite logits (N, K) with the classes y, in the dtype of x: under autocast a model returns another."""
-    logits = model(x.clone() if getattr(_first(model), "inplace", False) else x)
+    check_callable("model", model)
+    logits = call(model, x.clone() if getattr(_first(model), "inplace", False) else x)
     check_logit_shape(logits, len(x))
     if y is not None:
         check_labels(logits, y)

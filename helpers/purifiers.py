@@ -35,8 +35,9 @@ SLOPE = 0.1  # of the autoencoder's hidden units below zero
 def _values(shape: Shape, units: int) -> int:
     """The number of values in an image of this shape; raises ValueError for what is no shape, or no bottleneck in it."""
     check_number("units", units, whole=True)
-    if not isinstance(shape, tuple | list) or len(shape) != 3 or min(shape) < 1 or not 1 <= units <= math.prod(shape):
-        raise ValueError(f"a shape (C, H, W) and units from 1 to C·H·W are wanted, not {tuple(shape)} and {units}")
+    whole = isinstance(shape, tuple | list) and len(shape) == 3 and all(isinstance(n, int) for n in shape)
+    if not whole or min(shape) < 1 or not 1 <= units <= math.prod(shape):
+        raise ValueError(f"a shape (C, H, W) and units from 1 to C·H·W are wanted, not {shape} and {units}")
     return math.prod(shape)
 
 

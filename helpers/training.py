@@ -20,6 +20,7 @@ from helpers.inputs import (
     check_module,
     check_no_bytes,
     check_number,
+    check_real,
 )
 from helpers.metrics import eval_mode
 from helpers.precision import FUSED, check_precision, in_bf16
@@ -76,7 +77,10 @@ def fit(
     check_module("model", model)
     check_callable("objective", objective)
     check_number("seed", seed, whole=True)
-    if not (isinstance(epochs, int) and isinstance(batch_size, int)) or epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+    check_real("lr", lr)
+    check_real("clip", clip)
+    whole = isinstance(epochs, int) and isinstance(batch_size, int)
+    if not whole or epochs < 1 or batch_size < 1 or lr is None or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be a finite number above 0, or None for no clipping, not {clip}")
@@ -132,7 +136,7 @@ def fit(
 def check_data(data: Split) -> None:
     """raises ValueError for data that nothing can be learned from: none, no float images, values that are not finite, whole
     numbers up to 255, labels that are no class, as many as images or not"""
-    if len(data) == 0:
+    if torch.is_tensor(data.images) and len(data) == 0:
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
     check_floats("images", data.images, dims=2)
     check_finite("images", data.images)

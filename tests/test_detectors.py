@@ -570,7 +570,7 @@ def test_a_batch_is_faster_than_its_images_one_by_one():
         ({"orders": 0}, "orders must be a whole number >= 1"),
         ({"layers": [99]}, "indices into the network's 11 layers"),
         ({"held_out": images(200)}, "no held-out image leaves the ranges"),
-        ({"held_out": images()[:0]}, "held_out contains NaN"),
+        ({"held_out": images()[:0]}, "held_out must hold 1 samples or more"),
         ({"images": images(1)}, r"no image is taken for class \["),
         ({"images": images().long()}, "images must be a float tensor"),
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(196, 4)).double()}, r"indices into the network's 2 layers, not \[\]"),

@@ -5,7 +5,15 @@ from collections.abc import Callable
 import torch
 
 from helpers.attacks.one_step import against_own, logit_jacobian, minimal_shift, rivals
-from helpers.inputs import check_generator, check_input, check_labels, check_norm, check_number
+from helpers.inputs import (
+    check_callable,
+    check_generator,
+    check_input,
+    check_labels,
+    check_norm,
+    check_real,
+    check_whole,
+)
 from helpers.losses import log_odds, margin, merge_reject
 from helpers.metrics import eval_mode
 from helpers.norms import project, random_in_ball, steepest
@@ -44,8 +52,11 @@ def deepfool(
     """
     check_norm(norm)
     check_input(x, y, 0.0, clip, norm)
-    check_number("steps", steps, whole=True)
-    if steps < 1 or not 0 <= overshoot < torch.inf:
+    check_callable("model", model)
+    check_whole("steps", steps)
+    check_whole("candidates", candidates)
+    check_real("overshoot", overshoot)
+    if None in (steps, overshoot) or steps < 1 or not 0 <= overshoot < torch.inf:
         raise ValueError(f"steps must be at least 1 and overshoot finite and >= 0, not {steps} and {overshoot}")
     if candidates is not None and candidates < 1:
         raise ValueError(f"candidates must be at least 1, or None for all classes, not {candidates}")
@@ -115,7 +126,11 @@ def pgd(
     check_norm(norm, ("l2", "linf"))
     check_input(x, y, eps, clip, norm)
     check_generator(generator)
-    if steps < 1 or restarts < 1:
+    check_callable("model", model)
+    check_whole("steps", steps)
+    check_whole("restarts", restarts)
+    check_real("step_size", step_size)
+    if None in (steps, restarts) or steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
     if target is not None and (target.shape != y.shape or target.dtype != y.dtype or (target == y).any()):
         raise ValueError("target needs one class for each sample, another than its own")

@@ -108,6 +108,7 @@ def logit_jacobian(model: Model, x: Tensor, y: Tensor, classes: Tensor | None = 
     """
     check_callable("model", model)
     check_floats("x", x, dims=2)
+    check_label_shape("y", y, len(x))
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = checked_logits(model, x, y if classes is None else None)

@@ -5,7 +5,17 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.inputs import check_callable, check_eps, check_floats, check_generator, check_norm, check_pixels, check_range, told
+from helpers.inputs import (
+    check_callable,
+    check_eps,
+    check_floats,
+    check_generator,
+    check_norm,
+    check_pixels,
+    check_range,
+    check_real,
+    told,
+)
 from helpers.metrics import eval_mode, in_batches
 from helpers.norms import project, random_in_ball, steepest, wide
 from helpers.passes import gradient_of, with_gradients
@@ -108,6 +118,8 @@ def ood_attack(
     if first is not None and (first.shape != x_in.shape or first.dtype != x_in.dtype):
         raise ValueError(f"first must be as x_in {tuple(x_in.shape)}, {x_in.dtype}, not {tuple(first.shape)}, {first.dtype}")
     lr = eps / 100 if lr is None else lr
+    check_real("lr", lr)
+    check_real("stop", stop)
     if not isinstance(steps, int) or steps < 1 or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
         raise ValueError(
             f"steps must be a whole number of at least 1, lr finite and >= 0, stop >= 0 or None, not {steps}, {lr} and {stop}"

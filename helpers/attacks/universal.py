@@ -6,7 +6,17 @@ import torch
 
 from helpers.attacks.iterated import deepfool, minus_log_odds
 from helpers.attacks.one_step import gradient
-from helpers.inputs import check_finite, check_floats, check_generator, check_input, check_label_shape, check_norm, check_pixels
+from helpers.inputs import (
+    check_finite,
+    check_floats,
+    check_generator,
+    check_input,
+    check_label_shape,
+    check_norm,
+    check_number,
+    check_pixels,
+    check_real,
+)
 from helpers.losses import log_odds
 from helpers.metrics import classes_of, in_batches, predict
 from helpers.norms import expand, length, project, steepest
@@ -41,7 +51,8 @@ def universal(
     generator : orders the images; None: torch's own
     """
     own = _classes_of(model, x, eps, norm, passes, batch_size, generator)
-    if not 0 < fooling <= 1:
+    check_real("fooling", fooling)
+    if fooling is None or not 0 < fooling <= 1:
         raise ValueError(f"fooling must lie in (0, 1], not {fooling}")
     x = x.detach()
     v = torch.zeros_like(x[0])
@@ -85,8 +96,10 @@ def universal_gradient(
     callback : is given v after each pass
     """
     own = _classes_of(model, x, eps, norm, passes, batch_size, generator)
+    check_real("step_size", step_size)
+    check_real("cap", cap)
     step_size = eps / 5 if step_size is None else step_size
-    if not (0 <= step_size < torch.inf and cap > 0):
+    if cap is None or not (0 <= step_size < torch.inf and cap > 0):
         raise ValueError(f"step_size must be finite and >= 0 and cap above 0, not {step_size} and {cap}")
 
     def capped(logits: Tensor, y: Tensor) -> Tensor:
@@ -126,6 +139,9 @@ def _classes_of(
     model: Model, x: Tensor, eps: float, norm: str, passes: int, batch_size: int, generator: torch.Generator | None
 ) -> Tensor:
     check_norm(norm, ("l2", "linf"))
+    check_floats("x", x, dims=2)
+    check_number("passes", passes, whole=True)
+    check_number("batch_size", batch_size, whole=True)
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, not {passes} and {batch_size}")
     check_generator(generator)
@@ -157,7 +173,10 @@ def targeted_gradient(
     script's.
     """
     check_input(x, target, eps, clip, "linf")
-    if steps < 1 or not 0 <= step < torch.inf or not 0 < confidence < 1:
+    check_number("steps", steps, whole=True)
+    check_real("step", step)
+    check_real("confidence", confidence)
+    if steps < 1 or None in (step, confidence) or not 0 <= step < torch.inf or not 0 < confidence < 1:
         raise ValueError(
             f"steps must be at least 1, step finite and >= 0, confidence in (0, 1), not {steps}, {step}, {confidence}"
         )

@@ -8,7 +8,7 @@ from torch import nn
 from helpers.detectors.outputs import Detector
 from helpers.inputs import check_classes, check_finite, check_floats, check_label_shape, check_no_bytes, check_number
 from helpers.metrics import eval_mode, in_batches
-from helpers.passes import with_gradients, works_in_place
+from helpers.passes import call, with_gradients, works_in_place
 
 Tensor = torch.Tensor
 BATCH = 250  # images at once while a detector is fitted
@@ -52,7 +52,7 @@ def _outputs(network: nn.Sequential, x: Tensor, wanted: set[int], overwrites: li
     for i, copies in enumerate(overwrites):
         if copies and any(_shares(last, value) for value in kept.values()):
             last = last.clone()
-        last = network[i](last)
+        last = call(network[i], last)
         if i in wanted:
             kept[i], versions[i] = last, _version(last)
     if _version(x) != versions[-1]:

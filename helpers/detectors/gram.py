@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers.detectors.features import BATCH, check_layers, fitted_images, outputs_of
 from helpers.detectors.outputs import Detector, logits_of
-from helpers.inputs import check_number
+from helpers.inputs import check_module, check_number
 from helpers.layers import Residual
 from helpers.metrics import eval_mode, predict
 from helpers.passes import with_gradients
@@ -141,6 +141,7 @@ class Gram(Detector):
         by_confidence : divide an image's deviations by its largest softmax probability, as the authors' code does
         raises ValueError for a class that no image is taken for, and for held-out images of which none deviates
         """
+        check_module("network", network, nn.Sequential)
         layers = check_layers(network, gram_layers(network) if layers is None else layers)
         fitted_images("images", images)
         fitted_images("held_out", held_out)

@@ -11,7 +11,7 @@ from helpers.inputs import check_choice, check_floats, check_logit_shape, check_
 from helpers.losses import log_odds
 from helpers.metrics import eval_mode
 from helpers.norms import length
-from helpers.passes import with_gradients
+from helpers.passes import call, with_gradients
 
 Tensor = torch.Tensor
 JEM_SCORES = ("log p", "max softmax", "gradient norm")
@@ -77,7 +77,7 @@ def _told(found: Tensor, x: Tensor) -> Tensor:
 
 def logits_of(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """network(x); raises ValueError unless that is (N, K) with two classes or more."""
-    logits = network(x)
+    logits = call(network, x)
     check_logit_shape(logits, len(x))
     return logits
 

@@ -8,9 +8,10 @@ from torch import nn
 
 from helpers.detectors.features import fitted_images
 from helpers.detectors.outputs import Detector
-from helpers.inputs import check_callable, check_images, check_module
+from helpers.inputs import check_callable, check_floats, check_images, check_module
 from helpers.metrics import eval_mode, in_batches
 from helpers.norms import length, wide
+from helpers.passes import call
 from helpers.purifiers import ConvAutoencoder
 
 Tensor = torch.Tensor
@@ -66,7 +67,7 @@ class NearestNeighbour(Detector):
     def __init__(self, reference: Tensor, network: nn.Module | None = None):
         super().__init__()
         fitted_images("reference", reference)
-        self.network = network
+        self.network, self.shape = network, tuple(reference.shape[1:])
         with torch.no_grad(), eval_mode(self):
             codes = in_batches(self._encode, reference.detach())
             centre = wide(codes).mean(dim=0)
@@ -77,6 +78,8 @@ class NearestNeighbour(Detector):
             self.register_buffer(name, values)
 
     def _score(self, x: Tensor) -> Tensor:
+        if self.network is None and x.ndim > 2 and tuple(x.shape[1:]) != self.shape:
+            check_floats("x", x, dims=len(self.shape) + 1, shape=self.shape)
         code = self._encode(x)
         if code.shape[1] != len(self.centre):
             raise ValueError(f"samples of {len(self.centre)} values are wanted, as the references, not {code.shape[1]}")
@@ -103,7 +106,7 @@ class NearestNeighbour(Detector):
         return distance.argmin(dim=1)
 
     def _encode(self, x: Tensor) -> Tensor:
-        return (x if self.network is None else self.network(x)).flatten(1)
+        return (x if self.network is None else call(self.network, x)).flatten(1)
 
 
 class TotalVariation(Detector):
