@@ -182,5 +182,9 @@ def _check(name: str, dataset: Dataset, split: str, images: np.ndarray, labels: 
         digest = hashlib.sha256(images.tobytes()).hexdigest()
         if digest != dataset.sha256[split]:
             problem = f"the pixels' SHA-256 is {digest[:16]}…, not {dataset.sha256[split][:16]}…"
+    if not problem and dataset.labels_sha256 and len(labels) == dataset.splits[split]:
+        digest = hashlib.sha256(np.ascontiguousarray(labels, "<i8").tobytes()).hexdigest()
+        if digest != dataset.labels_sha256[split]:
+            problem = f"the labels' SHA-256 is {digest[:16]}…, not {dataset.labels_sha256[split][:16]}…"
     if problem:
         raise DataError(f"{name}/{split} in {origin}: {problem}. Delete the file, and it will be fetched again.")

@@ -31,7 +31,8 @@ def call(model: Model, x: Tensor):
         weights = {str(p.dtype) for p in model.parameters()} if isinstance(model, nn.Module) else set()
         if weights and str(x.dtype) not in weights:
             raise ValueError(
-                f"x is {x.dtype}, the network's weights are {' and '.join(sorted(weights))}: convert one, x.float() or model.double()"
+                f"x is {x.dtype}, the network's weights are {' and '.join(sorted(weights))}: convert one, by x.float() or "
+                "model.double()"
             ) from error
         if not isinstance(model, nn.Module) or not re.search(MISFIT, str(error)):
             raise

@@ -212,33 +212,150 @@ def doors() -> list[Door]:
     ):
         arguments, roles = attack(f, **more)
         add(f.__name__, f, arguments, **roles)
-    add("pgd", attacks.pgd, lambda: {**attack(attacks.pgd, norm="l2")[0](), "steps": 2, "restarts": 2, "generator": seeded()},
-        steps=COUNT, restarts=COUNT, step_size=NUMBER, generator=GENERATOR, right={"step_size": ("None",)})  # fmt: skip
-    add("targeted_fgsm", attacks.targeted_fgsm, lambda: {"model": network(), "x": images(), "target": labels(), "eps": 0.1},
-        model=GRADIENT, x=UNIT, target=LABELS, eps=EPS)  # fmt: skip
-    add("random_noise", attacks.random_noise, lambda: {"model": network(), "x": images(), "y": labels(), "eps": 0.1, "norm": "linf", "generator": seeded()},
-        x=UNIT, y={k: v for k, v in LABELS.items() if k != "10"}, eps=EPS, norm=NORM, generator=GENERATOR, right={"x": ("channels last",)})  # fmt: skip
-    add("deepfool", attacks.deepfool, lambda: {"model": network(), "x": images(), "y": labels(), "steps": 3},
-        model=GRADIENT, x=UNIT, y=LABELS, steps=COUNT, overshoot=NUMBER, norm=NORM, candidates=COUNT, right={"candidates": ("None",)})  # fmt: skip
-    add("gradient", attacks.gradient, lambda: {"model": network(), "x": images(), "y": labels(), "loss": losses.log_odds},
-        model=GRADIENT, x=FLOATS, y=LABELS)  # fmt: skip
-    add("logit_jacobian", attacks.logit_jacobian, lambda: {"model": network(), "x": images(), "y": labels()},
-        model=GRADIENT, x=FLOATS, y=LABELS)  # fmt: skip
-    add("ood_attack", attacks.ood_attack, lambda: {"encoder": network(), "x_in": images(), "x_init": images(seed=1), "eps": 0.5, "steps": 2, "norm": "linf", "generator": seeded()},
-        encoder={k: v for k, v in GRADIENT.items() if k not in ("(N, K, 1)", "(N,)")}, x_in=UNIT, x_init={k: v for k, v in UNIT.items() if k != "one image"},
-        eps=EPS, steps=COUNT, norm=NORM, lr=NUMBER, stop=NUMBER, generator=GENERATOR, batch_size=COUNT, right={"lr": ("None",), "stop": ("None", "infinity"), "batch_size": ("None",)})  # fmt: skip
-    add("universal", attacks.universal, lambda: {"model": network(), "x": images(), "eps": 0.1, "passes": 1, "steps": 2, "generator": seeded()},
-        model=GRADIENT, x=UNIT, eps=EPS, norm=NORM, passes=COUNT, batch_size=COUNT, fooling=NUMBER, generator=GENERATOR)  # fmt: skip
-    add("universal_gradient", attacks.universal_gradient, lambda: {"model": network(), "x": images(), "eps": 0.1, "passes": 1, "generator": seeded()},
-        model=GRADIENT, x=UNIT, eps=EPS, norm=NORM, passes=COUNT, batch_size=COUNT, step_size=NUMBER, cap=NUMBER, generator=GENERATOR, right={"step_size": ("None",), "cap": ("infinity",)})  # fmt: skip
-    add("fooling_rate", attacks.fooling_rate, lambda: {"model": network(), "x": images(), "v": 0.1 * images()[0]},
-        model=MODEL, x=UNIT, v={k: v for k, v in FLOATS.items() if k not in ()}, right={"v": ()})  # fmt: skip
-    add("targeted_gradient", attacks.targeted_gradient, lambda: {"model": network(), "x": images(), "target": labels(), "steps": 2},
-        model=GRADIENT, x=UNIT, target=LABELS, eps=EPS, step=NUMBER, steps=COUNT, confidence=NUMBER)  # fmt: skip
-    add("mape", attacks.mape, lambda: {"z": logits(), "z_in": logits()}, z={k: v for k, v in FLOATS.items() if k not in ("NaN", "infinity")},
-        z_in={k: v for k, v in FLOATS.items() if k not in ("NaN", "infinity")})  # fmt: skip
-    add("squared_distance", attacks.squared_distance, lambda: {"z": logits(), "z_in": logits()},
-        z={**{k: v for k, v in FLOATS.items() if k not in ("NaN", "infinity")}, "too few": lambda z: z[:1]})  # fmt: skip
+    add(
+        "pgd",
+        attacks.pgd,
+        lambda: {**attack(attacks.pgd, norm="l2")[0](), "steps": 2, "restarts": 2, "generator": seeded()},
+        steps=COUNT,
+        restarts=COUNT,
+        step_size=NUMBER,
+        generator=GENERATOR,
+        right={"step_size": ("None",)},
+    )
+    add(
+        "targeted_fgsm",
+        attacks.targeted_fgsm,
+        lambda: {"model": network(), "x": images(), "target": labels(), "eps": 0.1},
+        model=GRADIENT,
+        x=UNIT,
+        target=LABELS,
+        eps=EPS,
+    )
+    add(
+        "random_noise",
+        attacks.random_noise,
+        lambda: {"model": network(), "x": images(), "y": labels(), "eps": 0.1, "norm": "linf", "generator": seeded()},
+        x=UNIT,
+        y={k: v for k, v in LABELS.items() if k != "10"},
+        eps=EPS,
+        norm=NORM,
+        generator=GENERATOR,
+        right={"x": ("channels last",)},
+    )
+    add(
+        "deepfool",
+        attacks.deepfool,
+        lambda: {"model": network(), "x": images(), "y": labels(), "steps": 3},
+        model=GRADIENT,
+        x=UNIT,
+        y=LABELS,
+        steps=COUNT,
+        overshoot=NUMBER,
+        norm=NORM,
+        candidates=COUNT,
+        right={"candidates": ("None",)},
+    )
+    add(
+        "gradient",
+        attacks.gradient,
+        lambda: {"model": network(), "x": images(), "y": labels(), "loss": losses.log_odds},
+        model=GRADIENT,
+        x=FLOATS,
+        y=LABELS,
+    )
+    add(
+        "logit_jacobian",
+        attacks.logit_jacobian,
+        lambda: {"model": network(), "x": images(), "y": labels()},
+        model=GRADIENT,
+        x=FLOATS,
+        y=LABELS,
+    )
+    add(
+        "ood_attack",
+        attacks.ood_attack,
+        lambda: {
+            "encoder": network(),
+            "x_in": images(),
+            "x_init": images(seed=1),
+            "eps": 0.5,
+            "steps": 2,
+            "norm": "linf",
+            "generator": seeded(),
+        },
+        encoder={k: v for k, v in GRADIENT.items() if k not in ("(N, K, 1)", "(N,)")},
+        x_in=UNIT,
+        x_init={k: v for k, v in UNIT.items() if k != "one image"},
+        eps=EPS,
+        steps=COUNT,
+        norm=NORM,
+        lr=NUMBER,
+        stop=NUMBER,
+        generator=GENERATOR,
+        batch_size=COUNT,
+        right={"lr": ("None",), "stop": ("None", "infinity"), "batch_size": ("None",)},
+    )
+    add(
+        "universal",
+        attacks.universal,
+        lambda: {"model": network(), "x": images(), "eps": 0.1, "passes": 1, "steps": 2, "generator": seeded()},
+        model=GRADIENT,
+        x=UNIT,
+        eps=EPS,
+        norm=NORM,
+        passes=COUNT,
+        batch_size=COUNT,
+        fooling=NUMBER,
+        generator=GENERATOR,
+    )
+    add(
+        "universal_gradient",
+        attacks.universal_gradient,
+        lambda: {"model": network(), "x": images(), "eps": 0.1, "passes": 1, "generator": seeded()},
+        model=GRADIENT,
+        x=UNIT,
+        eps=EPS,
+        norm=NORM,
+        passes=COUNT,
+        batch_size=COUNT,
+        step_size=NUMBER,
+        cap=NUMBER,
+        generator=GENERATOR,
+        right={"step_size": ("None",), "cap": ("infinity",)},
+    )
+    add(
+        "fooling_rate",
+        attacks.fooling_rate,
+        lambda: {"model": network(), "x": images(), "v": 0.1 * images()[0]},
+        model=MODEL,
+        x=UNIT,
+        v=FLOATS,
+    )
+    add(
+        "targeted_gradient",
+        attacks.targeted_gradient,
+        lambda: {"model": network(), "x": images(), "target": labels(), "steps": 2},
+        model=GRADIENT,
+        x=UNIT,
+        target=LABELS,
+        eps=EPS,
+        step=NUMBER,
+        steps=COUNT,
+        confidence=NUMBER,
+    )
+    add(
+        "mape",
+        attacks.mape,
+        lambda: {"z": logits(), "z_in": logits()},
+        z={k: v for k, v in FLOATS.items() if k not in ("NaN", "infinity")},
+        z_in={k: v for k, v in FLOATS.items() if k not in ("NaN", "infinity")},
+    )
+    add(
+        "squared_distance",
+        attacks.squared_distance,
+        lambda: {"z": logits(), "z_in": logits()},
+        z={**{k: v for k, v in FLOATS.items() if k not in ("NaN", "infinity")}, "too few": lambda z: z[:1]},
+    )
     add(
         "eight_bit",
         attacks.eight_bit,
@@ -297,8 +414,15 @@ def doors() -> list[Door]:
         lambda: {"model": network(), "x": images(), "y": labels()},
         reject={"negative": lambda v: -1, "half": lambda v: 0.5, "word": lambda v: "a"},
     )
-    add("predict", metrics.predict, lambda: {"model": network(), "x": images()}, x=whole,
-        model={k: v for k, v in MODEL.items() if k not in ("(N, K, 1)", "(N,)", "NaN", "classes")}, batch_size=COUNT, right={"batch_size": ("None",)})  # fmt: skip
+    add(
+        "predict",
+        metrics.predict,
+        lambda: {"model": network(), "x": images()},
+        x=whole,
+        model={k: v for k, v in MODEL.items() if k not in ("(N, K, 1)", "(N,)", "NaN", "classes")},
+        batch_size=COUNT,
+        right={"batch_size": ("None",)},
+    )
     for f in (metrics.auroc, metrics.fpr_at_tpr, metrics.aupr, metrics.paired_auroc_se):
         names = list(inspect.signature(f).parameters)[:2]
         add(
@@ -314,8 +438,20 @@ def doors() -> list[Door]:
         "narrower": lambda f: f[:, :1],
         "empty": lambda f: f[:0],
     }
-    add("knn_auroc", metrics.knn_auroc, lambda: {"reference": images(20).flatten(1), "clean": images(9, seed=1).flatten(1), "other": images(9, seed=2).flatten(1), "k": 3},
-        reference=features, clean=features, other=features, k=COUNT)  # fmt: skip
+    add(
+        "knn_auroc",
+        metrics.knn_auroc,
+        lambda: {
+            "reference": images(20).flatten(1),
+            "clean": images(9, seed=1).flatten(1),
+            "other": images(9, seed=2).flatten(1),
+            "k": 3,
+        },
+        reference=features,
+        clean=features,
+        other=features,
+        k=COUNT,
+    )
 
     def made(make):
         return functools.cache(make)
@@ -346,11 +482,25 @@ def doors() -> list[Door]:
         magnitude=NUMBER,
     )
     add("JEM", detectors.JEM, lambda: {"network": network(), "score": "log p"}, network=MODULE, score=NAME)
-    add("Mahalanobis.fit", detectors.Mahalanobis.fit, lambda: {"network": network(), "images": known, "labels": labels(60), "layers": [1, 3], "magnitude": 0.0},
-        network=MODULE, images={k: v for k, v in PIXELS.items()}, labels={k: v for k, v in LABELS.items() if k != "10"}, magnitude=NUMBER,
-        layers={"none": lambda v: [], "too many": lambda v: [9], "twice": lambda v: [1, 1], "half": lambda v: [0.5]})  # fmt: skip
-    add("Gram.fit", detectors.Gram.fit, lambda: {"network": small(), "images": known, "held_out": images(30), "orders": 2},
-        network=MODULE, images=PIXELS, held_out=PIXELS, orders=COUNT)  # fmt: skip
+    add(
+        "Mahalanobis.fit",
+        detectors.Mahalanobis.fit,
+        lambda: {"network": network(), "images": known, "labels": labels(60), "layers": [1, 3], "magnitude": 0.0},
+        network=MODULE,
+        images=PIXELS,
+        labels={k: v for k, v in LABELS.items() if k != "10"},
+        magnitude=NUMBER,
+        layers={"none": lambda v: [], "too many": lambda v: [9], "twice": lambda v: [1, 1], "half": lambda v: [0.5]},
+    )
+    add(
+        "Gram.fit",
+        detectors.Gram.fit,
+        lambda: {"network": small(), "images": known, "held_out": images(30), "orders": 2},
+        network=MODULE,
+        images=PIXELS,
+        held_out=PIXELS,
+        orders=COUNT,
+    )
     add("NearestNeighbour", detectors.NearestNeighbour, lambda: {"reference": known}, reference=FLOATS)
     add(
         "png_bits",
@@ -381,18 +531,33 @@ def doors() -> list[Door]:
     add(
         "UniformNoise", purifiers.UniformNoise, lambda: {"amount": 0.1, "generator": seeded()}, amount=NUMBER, generator=GENERATOR
     )
-    add("jpeg", purifiers.jpeg, lambda: {"x": images(shape=(3, 8, 8)), "quality": 90}, quality=COUNT,
-        x={k: v for k, v in PIXELS.items() if k not in ("channels last", "empty")})  # fmt: skip
+    add(
+        "jpeg",
+        purifiers.jpeg,
+        lambda: {"x": images(shape=(3, 8, 8)), "quality": 90},
+        quality=COUNT,
+        x={k: v for k, v in PIXELS.items() if k not in ("channels last", "empty")},
+    )
     add(
         "StraightThrough",
         lambda f: purifiers.StraightThrough(f)(images()),
         lambda: {"f": lambda x: x},
         f={"shape": lambda f: lambda x: x[0], "tuple": lambda f: lambda x: (x,), "None": lambda f: None},
     )
-    add("Expectation", lambda model, draws: purifiers.Expectation(model, draws)(images()), lambda: {"model": network(), "draws": 2}, draws=COUNT,
-        model={k: v for k, v in MODEL.items() if k not in ("NaN",)})  # fmt: skip
-    add("reconstruction", purifiers.reconstruction, lambda: {"purifier": purifiers.PCA(SHAPE, 3), "x": images()}, x=shapes,
-        purifier={"tuple": lambda f: lambda x: (x,), "shape": lambda f: lambda x: x.flatten(1)})  # fmt: skip
+    add(
+        "Expectation",
+        lambda model, draws: purifiers.Expectation(model, draws)(images()),
+        lambda: {"model": network(), "draws": 2},
+        draws=COUNT,
+        model={k: v for k, v in MODEL.items() if k not in ("NaN",)},
+    )
+    add(
+        "reconstruction",
+        purifiers.reconstruction,
+        lambda: {"purifier": purifiers.PCA(SHAPE, 3), "x": images()},
+        x=shapes,
+        purifier={"tuple": lambda f: lambda x: (x,), "shape": lambda f: lambda x: x.flatten(1)},
+    )
     add(
         "Normalise",
         Normalise((0.5,), (0.5,)),
@@ -402,10 +567,29 @@ def doors() -> list[Door]:
     for f in (LocalNorm(), ContrastNorm(3), SpatialTransformer(1, 8)):
         add(type(f).__name__, lambda x, f=f: f(x), lambda: {"x": images()}, x=whole)
 
-    add("fit", lambda data, **how: training.fit(network().requires_grad_(), data, cross_entropy, **how), lambda: {"data": split(), "epochs": 1, "lr": 0.1, "batch_size": 3, "seed": 0},
-        epochs=COUNT, batch_size=COUNT, lr={**NUMBER, "zero": lambda v: 0}, seed={k: v for k, v in NUMBER.items() if k != "negative"}, clip=NUMBER, right={"clip": ("None",)})  # fmt: skip
-    add("fit", lambda images: training.fit(network().requires_grad_(), Split("toy/train", images, labels(), ("a",) * K), cross_entropy, epochs=1, lr=0.1, seed=0), lambda: {"images": images()},
-        images={k: v for k, v in PIXELS.items() if k not in ("one image", "28x28", "no channel", "flat", "channels last", "five dimensions")})  # fmt: skip
+    add(
+        "fit",
+        lambda data, **how: training.fit(network().requires_grad_(), data, cross_entropy, **how),
+        lambda: {"data": split(), "epochs": 1, "lr": 0.1, "batch_size": 3, "seed": 0},
+        epochs=COUNT,
+        batch_size=COUNT,
+        lr={**NUMBER, "zero": lambda v: 0},
+        seed={k: v for k, v in NUMBER.items() if k != "negative"},
+        clip=NUMBER,
+        right={"clip": ("None",)},
+    )
+    add(
+        "fit",
+        lambda images: training.fit(
+            network().requires_grad_(), Split("toy/train", images, labels(), ("a",) * K), cross_entropy, epochs=1, lr=0.1, seed=0
+        ),
+        lambda: {"images": images()},
+        images={
+            k: v
+            for k, v in PIXELS.items()
+            if k not in ("one image", "28x28", "no channel", "flat", "channels last", "five dimensions")
+        },
+    )
     add(
         "fit",
         lambda y: training.fit(
@@ -420,8 +604,17 @@ def doors() -> list[Door]:
         lambda: {"model": network().requires_grad_()},
         model=MODULE | {"frozen": lambda f: f.requires_grad_(False)},
     )
-    add("fit", lambda objective: training.fit(network().requires_grad_(), split(), objective, epochs=1, lr=0.1, seed=0), lambda: {"objective": cross_entropy},
-        objective={"of each": lambda f: lambda m, x, y: m(x)[:, 0], "number": lambda f: lambda m, x, y: 0.5, "detached": lambda f: lambda m, x, y: f(m, x, y).detach(), "None": lambda f: None})  # fmt: skip
+    add(
+        "fit",
+        lambda objective: training.fit(network().requires_grad_(), split(), objective, epochs=1, lr=0.1, seed=0),
+        lambda: {"objective": cross_entropy},
+        objective={
+            "of each": lambda f: lambda m, x, y: m(x)[:, 0],
+            "number": lambda f: lambda m, x, y: 0.5,
+            "detached": lambda f: lambda m, x, y: f(m, x, y).detach(),
+            "None": lambda f: None,
+        },
+    )
     add(
         "held_out",
         held_out,
@@ -429,10 +622,27 @@ def doors() -> list[Door]:
         n=COUNT,
         seed={k: v for k, v in NUMBER.items() if k != "negative"},
     )
-    add("with_outliers", outliers.with_outliers, lambda: {"outliers": images(), "weight": 0.5, "times": 1}, outliers=PIXELS, weight=NUMBER, times=COUNT, generator=GENERATOR,
-        right={"outliers": ("channels last",)})  # fmt: skip
-    add("sgld", energy.sgld, lambda: {"network": network(), "start": images(), "steps": 1, "generator": seeded()}, network={k: v for k, v in GRADIENT.items() if k not in ("NaN",)},
-        start={k: v for k, v in PIXELS.items() if k not in ("empty", "channels last")}, steps={k: v for k, v in COUNT.items() if k != "zero"}, step_size=NUMBER, noise=NUMBER, generator=GENERATOR)  # fmt: skip
+    add(
+        "with_outliers",
+        outliers.with_outliers,
+        lambda: {"outliers": images(), "weight": 0.5, "times": 1},
+        outliers=PIXELS,
+        weight=NUMBER,
+        times=COUNT,
+        generator=GENERATOR,
+        right={"outliers": ("channels last",)},
+    )
+    add(
+        "sgld",
+        energy.sgld,
+        lambda: {"network": network(), "start": images(), "steps": 1, "generator": seeded()},
+        network={k: v for k, v in GRADIENT.items() if k not in ("NaN",)},
+        start={k: v for k, v in PIXELS.items() if k not in ("empty", "channels last")},
+        steps={k: v for k, v in COUNT.items() if k != "zero"},
+        step_size=NUMBER,
+        noise=NUMBER,
+        generator=GENERATOR,
+    )
     add("Buffer", energy.Buffer, lambda: {"shape": SHAPE, "size": 4}, shape=SHAPES, size=COUNT)
     add(
         "GAN",
@@ -460,8 +670,16 @@ def doors() -> list[Door]:
         generator=GENERATOR,
     )
     add("nll_objective", lambda x: nll_objective(flow, x), lambda: {"x": images()}, x=PIXELS)
-    add("GaussianMixture.fit", GaussianMixture.fit, lambda: {"images": images(), "components": 2, "seed": 0}, images=PIXELS, components=COUNT, steps={k: v for k, v in COUNT.items() if k != "zero"}, floor=NUMBER,
-        right={"images": ("channels last",)})  # fmt: skip
+    add(
+        "GaussianMixture.fit",
+        GaussianMixture.fit,
+        lambda: {"images": images(), "components": 2, "seed": 0},
+        images=PIXELS,
+        components=COUNT,
+        steps={k: v for k, v in COUNT.items() if k != "zero"},
+        floor=NUMBER,
+        right={"images": ("channels last",)},
+    )
     ccu = CCU(network(), GaussianMixture(SHAPE, 2), GaussianMixture(SHAPE, 2))
     add(
         "CCU.certified_bound",
@@ -475,7 +693,7 @@ def doors() -> list[Door]:
         Whitening.fit,
         lambda: {"images": images()},
         images={k: v for k, v in PIXELS.items() if k not in ("one image", "no channel", "flat", "channels last")},
-        right={"images": ("five dimensions",)},
+        right={"images": ("five dimensions", "28x28")},
     )
     add(
         "smooth",
@@ -492,8 +710,20 @@ def doors() -> list[Door]:
         generator=GENERATOR,
     )
     add("start_image", start_images.start_image, lambda: {"name": "spiral", "size": 8}, name=NAME, size=COUNT)
-    add("projection", geometry.projection, lambda: {"network": network(), "layer": 3, "inputs": {"clean": images(20), "moved": images(20, seed=1)}, "reference": images(20, seed=2), "shown": 2},
-        network=MODULE, reference=PIXELS, shown=COUNT)  # fmt: skip
+    add(
+        "projection",
+        geometry.projection,
+        lambda: {
+            "network": network(),
+            "layer": 3,
+            "inputs": {"clean": images(20), "moved": images(20, seed=1)},
+            "reference": images(20, seed=2),
+            "shown": 2,
+        },
+        network=MODULE,
+        reference=PIXELS,
+        shown=COUNT,
+    )
     add("alpha_y", checks.alpha_y, lambda: {"logits": logits(), "y": labels()}, logits=LOGITS, y=LABELS)
 
     add("mlp", models.mlp, lambda: {"inputs": 4, "hidden": (3,), "classes": 2}, inputs=COUNT, classes=COUNT, dropout=NUMBER)
