@@ -13,7 +13,8 @@ from helpers import gan as game
 from helpers.checkpoints import Checkpoint
 from helpers.data import Split
 from helpers.gan import GAN
-from helpers.losses import check_labels, uniform_cross_entropy
+from helpers.inputs import check_labels, check_module
+from helpers.losses import uniform_cross_entropy
 
 Tensor = torch.Tensor
 
@@ -53,6 +54,8 @@ def fit_calibrated(
         settings out of range, FloatingPointError if a loss is no longer finite, RuntimeError at the start if the checkpoint's
         folder cannot be written
     """
+    check_module("classifier", classifier)
+    check_module("gan", gan, GAN)
     if gan.generator.classes != 1:
         raise ValueError(f"a GAN without classes is wanted, GAN(shape, 1), not one of {gan.generator.classes}")
     if not 0 <= beta < math.inf:

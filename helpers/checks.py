@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from helpers.attacks import gradient, random_noise, square
+from helpers.inputs import check_labels
 from helpers.losses import dlr_loss, merge_reject
 from helpers.metrics import in_batches, outcomes
 from helpers.norms import length, steepest
@@ -20,6 +21,7 @@ UNBOUNDED = 50.0  # L2 radius at which an image of [0, 1] pixels can become any 
 
 def alpha_y(logits: Tensor, y: Tensor) -> Tensor:
     """The softmax probability of class y, whose gradient papers print: it saturates in float32."""
+    check_labels(logits, y)
     return logits.softmax(dim=1).gather(1, y[:, None]).squeeze(1)
 
 

@@ -22,6 +22,7 @@ import torch
 
 from helpers.embedded import Arrays
 from helpers.fetchers import DataError
+from helpers.inputs import check_number, device_of
 from helpers.sources import DATASETS, Dataset
 
 Tensor = torch.Tensor
@@ -84,6 +85,7 @@ def load(name: str, split: str, *, data_root: str | Path | None = None, device: 
         raise ValueError(f"unknown dataset {name!r}; known are: {', '.join(DATASETS)}")
     if split not in DATASETS[name].splits:
         raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(DATASETS[name].splits)}")
+    device = device_of(device)
     root = Path() if DATASETS[name].embedded else Path(data_root or default_root()).expanduser()
     images, labels = _arrays(name, split, root)
     pixels = torch.from_numpy(np.ascontiguousarray(images))
@@ -120,6 +122,8 @@ def _made(fetch: Callable[[], Arrays]) -> Arrays:
 
 def held_out(split: Split, n: int, seed: int) -> tuple[Split, Split]:
     """A random part of `n` samples set aside for validation: (the rest, the n). Another seed sets aside other samples."""
+    check_number("n", n, whole=True)
+    check_number("seed", seed, whole=True)
     if not 0 < n < len(split):
         raise ValueError(f"cannot hold out {n} of the {len(split)} samples of {split.name}")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).to(split.labels.device)
@@ -178,5 +182,9 @@ def _check(name: str, dataset: Dataset, split: str, images: np.ndarray, labels: 
         digest = hashlib.sha256(images.tobytes()).hexdigest()
         if digest != dataset.sha256[split]:
             problem = f"the pixels' SHA-256 is {digest[:16]}…, not {dataset.sha256[split][:16]}…"
+    if not problem and dataset.labels_sha256 and len(labels) == dataset.splits[split]:
+        digest = hashlib.sha256(np.ascontiguousarray(labels, "<i8").tobytes()).hexdigest()
+        if digest != dataset.labels_sha256[split]:
+            problem = f"the labels' SHA-256 is {digest[:16]}…, not {dataset.labels_sha256[split][:16]}…"
     if problem:
         raise DataError(f"{name}/{split} in {origin}: {problem}. Delete the file, and it will be fetched again.")

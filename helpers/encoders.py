@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from helpers.inputs import check_images
 from helpers.layers import Normalise, Residual
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the map that leaves an image as it is, as affine_grid takes it
@@ -93,6 +94,7 @@ class SpatialTransformer(nn.Module):
             self.localisation[-1].bias.copy_(torch.tensor(IDENTITY))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        check_images("x", x, least=0)
         if x.shape[1:] != self.shape:
             raise ValueError(f"images {self.shape} are wanted, not {tuple(x.shape[1:])}")
         grid = nn.functional.affine_grid(self.localisation(x).view(-1, 2, 3), list(x.shape), align_corners=False)
@@ -118,7 +120,8 @@ class ContrastNorm(nn.Module):
         return nn.functional.avg_pool2d(maps, self.window, 1, self.window // 2, count_include_pad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        check_images("x", x, least=0)
         rest = x - self._around(x)
         # a root's gradient at 0, of an even image, would be infinite
-        contrast = self._around(rest.square()).clamp_min(1e-8).sqrt()
+        contrast = self._around(rest.square()).clamp_min(max(1e-8, torch.finfo(x.dtype).tiny)).sqrt()
         return rest / torch.maximum(contrast, contrast.mean(dim=(2, 3), keepdim=True))

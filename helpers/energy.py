@@ -8,8 +8,20 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from helpers.losses import check_labels
+from helpers.inputs import (
+    check_callable,
+    check_generator,
+    check_images,
+    check_labels,
+    check_logit_shape,
+    check_module,
+    check_no_bytes,
+    check_number,
+    check_real,
+    check_shape,
+)
 from helpers.metrics import eval_mode
+from helpers.passes import call, gradient_of, with_gradients
 
 Tensor = torch.Tensor
 STEP, NOISE, JITTER = 0.25, 0.005, 0.015  # JEM's 1, 0.01 and 0.03 of pixels in [−1, 1], in those of [0, 1]
@@ -18,6 +30,7 @@ LIMIT = (
 )
 
 
+@with_gradients
 def sgld(
     network: Callable[[Tensor], Tensor],
     start: Tensor,
@@ -36,17 +49,26 @@ def sgld(
     generator : draws the noise; None: torch's global one
     raises ValueError for settings out of range, and a start with NaN or infinity
     """
-    if steps < 0 or not (0 < step_size < math.inf and 0 <= noise < math.inf):
+    check_callable("network", network)
+    check_generator(generator)
+    check_number("steps", steps, whole=True)
+    check_real("step_size", step_size)
+    check_real("noise", noise)
+    check_images("start", start, least=0)
+    if steps < 0 or None in (step_size, noise) or not (0 < step_size < math.inf and 0 <= noise < math.inf):
         raise ValueError(
             f"steps and noise must be at least 0 and step_size above 0, all finite, not {steps}, {noise}, {step_size}"
         )
     if not start.isfinite().all():
         raise ValueError("start contains NaN or infinity: no chain leads on from it")
+    check_no_bytes("start", start)
     x, device = start.detach(), start.device if generator is None else generator.device
     with eval_mode(network), torch.enable_grad():
         for _ in range(steps):
             x.requires_grad_()
-            [slope] = torch.autograd.grad(network(x).logsumexp(dim=1).sum(), x)
+            logits = call(network, x)
+            check_logit_shape(logits, len(x))
+            slope = gradient_of(logits.logsumexp(dim=1).sum(), x)
             draw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
             x = (x.detach() + step_size * slope + noise * draw).clamp(0, 1)
     return x
@@ -63,7 +85,9 @@ class Buffer(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], size: int, *, restart: float = 0.05, seed: int = 0):
         super().__init__()
-        if len(shape) != 3 or min(*shape, size) < 1 or not 0 <= restart <= 1:
+        check_shape("shape", shape)
+        check_number("size", size, whole=True)
+        if size < 1 or not 0 <= restart <= 1:
             wanted = "a shape (C, H, W) and a size of at least 1 and a restart in [0, 1]"
             raise ValueError(f"{wanted} are wanted, not {tuple(shape)}, {size} and {restart}")
         self.restart = restart
@@ -71,6 +95,7 @@ class Buffer(nn.Module):
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """n different samples (n, C, H, W) to start from, and their places (n,) int64. raises ValueError for more than all"""
+        check_number("n", n, whole=True)
         if not 0 <= n <= len(self.images):
             raise ValueError(f"{n} samples are wanted of a buffer of {len(self.images)}: make it larger than a batch")
         device = self.images.device
@@ -80,7 +105,10 @@ class Buffer(nn.Module):
         return torch.where(anew, torch.rand(x.shape, dtype=x.dtype, device=device), x), index
 
     def store(self, index: Tensor, x: Tensor) -> None:
-        """Put samples (n, C, H, W) at the places (n,)."""
+        """Put samples (n, C, H, W) at the places (n,). raises ValueError for samples of another shape"""
+        check_images("x", x, shape=tuple(self.images.shape[1:]))
+        if index.shape != (len(x),) or index.dtype != torch.int64:
+            raise ValueError(f"index must be {len(x)} int64 places, not {index.dtype} {tuple(index.shape)}")
         self.images[index] = x.detach().to(self.images)
 
 
@@ -95,6 +123,7 @@ class JEM(nn.Module):
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int], *, size: int, restart: float = 0.05, seed: int = 0):
         super().__init__()
+        check_module("network", network)
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
             raise ValueError("JEM wants a network without batch normalisation, as helpers.models.cnn")
         self.network, self.buffer = network, Buffer(shape, size, restart=restart, seed=seed)

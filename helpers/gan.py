@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from helpers import training
 from helpers.checkpoints import Checkpoint, account, restore, store
 from helpers.data import Split
+from helpers.inputs import check_classes, check_generator, check_label_shape, check_module, check_number, check_real
 from helpers.metrics import eval_mode, in_batches
 
 Tensor = torch.Tensor
@@ -72,7 +73,8 @@ class Discriminator(nn.Module):
 
 
 def _check(shape: Shape, *sizes: int) -> None:
-    if len(shape) != 3 or min(*shape, *sizes) < 1 or shape[1] % 4 or shape[2] % 4:
+    whole = all(isinstance(n, int) for n in (*shape, *sizes))
+    if len(shape) != 3 or not whole or min(*shape, *sizes) < 1 or shape[1] % 4 or shape[2] % 4:
         wanted = "a shape of channels, height and width, the last two divisible by 4, and sizes of at least 1"
         raise ValueError(f"{wanted} are wanted, not {tuple(shape)} and {', '.join(map(str, sizes))}")
 
@@ -92,6 +94,9 @@ class GAN(nn.Module):
 
         generator : decides the latents, which the CPU draws, so that they are the same on every device; None: torch's global one
         """
+        check_label_shape("y", y, len(y) if torch.is_tensor(y) and y.ndim else 0)
+        check_classes(y, self.generator.classes)
+        check_generator(generator)
         z = torch.randn(len(y), self.generator.latent, generator=generator).to(y.device)
         with eval_mode(self):
             return in_batches(self.generator, z, y)
@@ -119,6 +124,7 @@ def fit_gan(
     raises ValueError for empty data, data of another shape or with more classes, or settings out of range, FloatingPointError if
         a loss is no longer finite, RuntimeError at the start if the checkpoint's folder cannot be written
     """
+    check_module("gan", gan, GAN)
     check_data(gan, data, gan.discriminator.classes)
     players = {"discriminator": (gan.discriminator, ADAM), "generator": (gan.generator, ADAM)}
     return by_turns(gan, data, _step, players, ("loss", "generator"), epochs, lr, batch_size, seed, checkpoint)
@@ -128,6 +134,7 @@ def check_data(gan: GAN, data: Split, classes: int) -> None:
     """Raise ValueError unless the data are images of the GAN's shape, at least one, with labels below `classes`."""
     if len(data) == 0:
         raise ValueError(f"{data.name} is empty: there is nothing to train on")
+    training.check_data(data)
     wanted = gan.discriminator.shape
     if data.images.shape[1:] != wanted or not 0 <= data.labels.min() <= data.labels.max() < classes:
         raise ValueError(f"{data.name} must hold images {wanted} of classes below {classes}, not {tuple(data.images.shape[1:])} "
@@ -151,7 +158,10 @@ def by_turns(
     step : (model, x, y, parts) -> the values of `losses` on that batch; it calls `descend` for each player
     players : name -> a part of the model and the other options of its Adam
     """
-    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+    check_number("seed", seed, whole=True)
+    check_real("lr", lr)
+    whole = isinstance(epochs, int) and isinstance(batch_size, int)
+    if not whole or epochs < 1 or batch_size < 1 or lr is None or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     checkpoint, device = Checkpoint.of(checkpoint), data.images.device
     torch.manual_seed(seed)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from helpers import metrics, names
+from helpers.inputs import check_images, check_module, check_no_bytes, check_number
 
 Tensor = torch.Tensor
 
@@ -21,6 +22,13 @@ def projection(
     """
     from sklearn.decomposition import PCA
 
+    check_module("network", network, torch.nn.Sequential)
+    if not isinstance(inputs, dict) or "clean" not in inputs:
+        raise ValueError("inputs must be {kind: images}, one of the kinds 'clean'")
+    check_number("shown", shown, 1, whole=True)
+    for kind, images in {**inputs, "reference": reference}.items():
+        check_images(kind, images)
+        check_no_bytes(kind, images)
     features = {kind: metrics.predict(network[:layer], images).flatten(1) for kind, images in inputs.items()}
     known = metrics.predict(network[:layer], reference).flatten(1)
     pca = PCA(3, svd_solver="full").fit(features["clean"].cpu())

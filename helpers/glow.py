@@ -6,6 +6,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.inputs import (
+    check_floats,
+    check_generator,
+    check_images,
+    check_no_bytes,
+    check_number,
+    check_pixels,
+    check_real,
+    told,
+)
+
 Tensor = torch.Tensor
 Shape = tuple[int, int, int]
 LN_2PI = math.log(2 * math.pi)
@@ -119,10 +130,7 @@ class Glow(nn.Module):
         return self._encode(x, initialise=False)
 
     def _encode(self, x: Tensor, initialise: bool) -> tuple[Tensor, Tensor]:
-        if x.ndim != 4 or not len(x) or tuple(x.shape[1:]) != self.shape or not x.is_floating_point():
-            raise ValueError(
-                f"float images (N > 0, {', '.join(map(str, self.shape))}) are wanted, not {x.dtype} {tuple(x.shape)}"
-            )
+        check_images("x", x, shape=self.shape)
         if not x.isfinite().all():
             raise ValueError("the images contain NaN or infinity: they have neither latents nor a likelihood")
         x, log_det, latents = x - 0.5, x.new_zeros(len(x)), []
@@ -142,8 +150,8 @@ class Glow(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """The images (N, C, H, W) of latents z (N, C·H·W), not clamped: the inverse of `encode`. raises ValueError"""
-        if z.ndim != 2 or z.shape[1] != self.values:
-            raise ValueError(f"latents (N, {self.values}) are wanted, not {tuple(z.shape)}")
+        if not torch.is_tensor(z) or not z.is_floating_point() or z.ndim != 2 or z.shape[1] != self.values:
+            raise ValueError(f"latents (N, {self.values}) of floats are wanted, not {told(z)}")
         count = len(self.levels)
         sizes = [self.values >> level + 1 for level in range(count - 1)]
         parts = z.split([*sizes, self.values - sum(sizes)], dim=1)
@@ -160,8 +168,7 @@ class Glow(nn.Module):
     @torch.no_grad()
     def initialise(self, images: Tensor) -> "Glow":
         """Set actnorm by images (N, C, H, W) in [0, 1], at least two (§3.1), and return self. raises ValueError"""
-        if len(images) < 2 or not ((images >= 0) & (images <= 1)).all():
-            raise ValueError("at least two images in [0, 1] are wanted, without NaN")
+        check_pixels("images", images, shape=self.shape, least=2)
         self._encode(images, initialise=True)
         return self
 
@@ -172,6 +179,7 @@ class Glow(nn.Module):
         below `nll_objective`, and below 0 where the density is high. raises ValueError for another shape, NaN and infinity
         """
         z, log_det = self.encode(x)
+        check_no_bytes("x", x.detach())
         nats = 0.5 * (z.square() + LN_2PI).sum(dim=1) - log_det
         return nats / (self.values * math.log(2)) + math.log2(self.bins)
 
@@ -186,7 +194,10 @@ class Glow(nn.Module):
         temperature : standard deviation of the latents; below 1 for likelier images (§6)
         generator : decides the latents, which the CPU draws, so that they are the same on every device; None: torch's global
         """
-        if n < 1 or not 0 <= temperature < math.inf:
+        check_number("n", n, whole=True)
+        check_real("temperature", temperature)
+        check_generator(generator)
+        if n < 1 or temperature is None or not 0 <= temperature < math.inf:
             raise ValueError(f"n must be at least 1 and temperature finite and >= 0, not {n} and {temperature}")
         z = temperature * torch.randn(n, self.values, generator=generator)
         return self.decode(z.to(self.last)).clamp(0, 1)
@@ -198,5 +209,7 @@ def nll_objective(model: Glow, x: Tensor, y: Tensor | None = None) -> Tensor:
 
     The noise comes from torch's global generator. raises ValueError as `Glow.bits`
     """
+    check_floats("x", x, dims=4)
+    check_no_bytes("x", x)
     cells = (255 * x).round().div(256 // model.bins, rounding_mode="floor")  # 8-bit pixel k lies in [k/256, (k + 1)/256]
     return -model((cells + torch.rand_like(x)) / model.bins).mean()

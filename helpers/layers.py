@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from helpers.inputs import check_floats
+
 
 class Dropout(nn.Dropout):
     """nn.Dropout with a mask that depends on the seed alone: torch draws its own differently from one version to another."""
@@ -70,6 +72,7 @@ class LocalNorm(nn.Module):
         self.over, self.window, self.scale, self.power = over, window, scale, power
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        check_floats("x", x, dims=4, least=0)
         half = self.window // 2
         if self.over == "channels":
             padded = nn.functional.pad(x.square(), (0, 0, 0, 0, half, half))
@@ -98,8 +101,11 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-3] != len(self.mean):
-            raise ValueError(f"images of {len(self.mean)} channels are wanted, not {tuple(x.shape)}")
+        check_floats("x", x, least=0)
+        if x.ndim < 3 or x.shape[-3] != len(self.mean):
+            how = {2: ": add batch and channel, x[None, None]"}.get(x.ndim, "")
+            how = ": channels come before height and width, x.permute(0, 3, 1, 2)" if x.shape[-1:] == (len(self.mean),) else how
+            raise ValueError(f"images of {len(self.mean)} channels are wanted, not {tuple(x.shape)}{how}")
         if max(x.shape[-2:]) < self.least:
             raise ValueError(f"images with a side of {self.least} pixels or more are wanted, not {tuple(x.shape)}")
         return (x - self.mean) / self.std

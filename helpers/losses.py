@@ -5,27 +5,18 @@ import math
 
 import torch
 
+from helpers.inputs import check_labels, check_logit_shape, check_number, check_shapes
+
 Tensor = torch.Tensor
-
-
-def check_shapes(logits: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless `logits` are (N, K) and `y` (N,) int64. Looks at no value, so it costs nothing in training."""
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits must be (N, K) with K >= 2, not {tuple(logits.shape)}: does the model end in its logits?")
-    if y.shape != logits.shape[:1] or y.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 of shape ({len(logits)},), not {y.dtype} {tuple(y.shape)}")
-
-
-def check_labels(logits: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless `y` (N,) int64 names one of the K classes of `logits` (N, K) for each row."""
-    check_shapes(logits, y)
-    low, high = torch.stack(y.aminmax()).tolist() if len(y) else (0, 0)  # one transfer to the host
-    if low < 0 or high >= logits.shape[1]:
-        raise ValueError(f"labels run from {low} to {high}; the model has classes 0 to {logits.shape[1] - 1}")
 
 
 def others(logits: Tensor, y: Tensor) -> Tensor:
     """The logits with the entry of class `y` at minus infinity: (N, K), for a maximum or a softmax over the other classes."""
+    check_labels(logits, y)
+    return _others(logits, y)
+
+
+def _others(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf)
 
 
@@ -36,13 +27,13 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     does not vanish when a float32 softmax rounds α_y to 1.
     """
     check_labels(logits, y)
-    return logits.gather(1, y[:, None]).squeeze(1) - others(logits, y).logsumexp(dim=1)
+    return logits.gather(1, y[:, None]).squeeze(1) - _others(logits, y).logsumexp(dim=1)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """z_y − max over the other classes, per sample: (N,). Negative where the prediction is wrong."""
     check_labels(logits, y)
-    return logits.gather(1, y[:, None]).squeeze(1) - others(logits, y).amax(dim=1)
+    return logits.gather(1, y[:, None]).squeeze(1) - _others(logits, y).amax(dim=1)
 
 
 def merge_reject(logits: Tensor, y: Tensor) -> Tensor:
@@ -52,6 +43,8 @@ def merge_reject(logits: Tensor, y: Tensor) -> Tensor:
     logits has to lead to a wrong class that is not the reject class. raises ValueError where y names the reject class
     """
     check_labels(logits, y)
+    if logits.shape[1] < 3:
+        raise ValueError(f"two classes and a reject class are wanted, so logits (N, 3) or wider, not {tuple(logits.shape)}")
     proper, own = logits[:, :-1], y[:, None]
     check_labels(proper, y)
     return proper.scatter(1, own, torch.maximum(proper.gather(1, own), logits[:, -1:]))
@@ -62,7 +55,8 @@ def least_likely(logits: Tensor, *, classes: int | None = None) -> Tensor:
 
     classes : choose among the first so many only, so that a reject class after them is never chosen
     """
-    if logits.ndim != 2 or (classes is not None and not 1 <= classes <= logits.shape[1]):
+    check_logit_shape(logits, least=1)
+    if classes is not None and not (isinstance(classes, int) and 1 <= classes <= logits.shape[1]):
         raise ValueError(f"logits must be (N, K), and classes, if given, from 1 to K, not {tuple(logits.shape)} and {classes}")
     return logits[:, :classes].argmin(dim=1)
 
@@ -77,15 +71,15 @@ def dlr_loss(logits: Tensor, y: Tensor) -> Tensor:
     if logits.shape[1] < 3:
         raise ValueError("the DLR loss needs at least 3 classes")
     top = logits.topk(3, dim=1).values
-    return -margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+    return -margin(logits, y) / (top[:, 0] - top[:, 2] + max(1e-12, torch.finfo(top.dtype).tiny))
 
 
 def entropy(logits: Tensor) -> Tensor:
     """H(Ŷ|x) of the softmax in nats, per sample: (N,), in [0, log K]. raises ValueError for logits that are not (N, K)"""
-    if logits.ndim != 2:
-        raise ValueError(f"logits must be (N, K), not {tuple(logits.shape)}")
+    check_logit_shape(logits, least=1)
     log_p = logits.log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
+    some = log_p.masked_fill(log_p == -math.inf, 0)  # 0 log 0 = 0, of a class that is masked out
+    return -(log_p.exp() * some).sum(dim=1)
 
 
 def uniform_cross_entropy(logits: Tensor) -> Tensor:
@@ -94,15 +88,8 @@ def uniform_cross_entropy(logits: Tensor) -> Tensor:
     The cross-entropy from the uniform distribution, what outlier exposure adds at outliers (Hendrycks et al. 2019, §4); less log
     K it is KL(U ‖ p). raises ValueError for logits that are not (N, K)
     """
-    if logits.ndim != 2:
-        raise ValueError(f"logits must be (N, K), not {tuple(logits.shape)}")
+    check_logit_shape(logits, least=1)
     return logits.logsumexp(dim=1) - logits.mean(dim=1)
-
-
-def check_alpha(alpha: float) -> None:
-    """Raise ValueError unless the order of a Rényi divergence is one that the HR loss takes."""
-    if not 1 <= alpha < math.inf:
-        raise ValueError(f"alpha must be finite and at least 1, not {alpha}")
 
 
 def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
@@ -112,10 +99,10 @@ def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     single image −log p(y|x), whatever α. Exact also where p(y|x) underflows, and for α next to 1.
     """
     check_shapes(logits, y)
-    check_alpha(alpha)
+    check_number("alpha", alpha, 1)
     if len(y) == 0:
         raise ValueError("no samples: the mean over an empty batch is undefined")
-    log_p = logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
+    log_p = _of_labels(logits.log_softmax(dim=1), y)
     mean = log_p.mean()
     if alpha == 1:
         return -mean
@@ -123,6 +110,15 @@ def renyi_fit(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     small = t.detach().abs().amax() < 1
     near = torch.log1p(torch.expm1(t.clamp(-1, 1)).mean())
     return torch.where(small, near, t.logsumexp(dim=0) - math.log(len(t))) / (alpha - 1) - mean
+
+
+def _of_labels(values: Tensor, y: Tensor) -> Tensor:
+    """values[i, y[i]]: (N,). Labels are looked at only where this fails, as a look would stop a GPU's queue."""
+    try:
+        return values.gather(1, y[:, None]).squeeze(1)
+    except (RuntimeError, IndexError):
+        check_labels(values, y)
+        raise
 
 
 def hr_loss(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
@@ -144,7 +140,7 @@ def hr_slope(logits: Tensor, y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     with torch.no_grad():
         log_p = logits.log_softmax(dim=1)
         weight = torch.as_tensor(weight, dtype=logits.dtype, device=logits.device).expand(len(y))
-        share = others(logits, y).softmax(dim=1)  # p_j / (1 − p_y)
+        share = _others(logits, y).softmax(dim=1)  # p_j / (1 − p_y)
         slope = share * ((weight - entropy(logits))[:, None] - log_p)
     return (slope * (logits - logits.gather(1, y[:, None]))).sum(dim=1)
 
@@ -155,5 +151,5 @@ def hr_weights(logits: Tensor, y: Tensor, *, alpha: float) -> Tensor:
     Proportional to p(y|x)^(1 − α): the images that are read wrong take most of it.
     """
     check_labels(logits, y)
-    check_alpha(alpha)
+    check_number("alpha", alpha, 1)
     return ((1 - alpha) * logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)).softmax(dim=0) * len(y)

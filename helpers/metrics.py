@@ -7,6 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from helpers.inputs import (
+    check_classes,
+    check_finite,
+    check_floats,
+    check_label_shape,
+    check_logit_shape,
+    check_no_bytes,
+    check_whole,
+    told,
+)
+from helpers.passes import on_a_copy
+
 Tensor = torch.Tensor
 Model = Callable[[Tensor], Tensor]
 BATCH = {"cpu": (250, 3_000_000), "cuda": (1000, 40_000_000)}  # images, values: a larger batch leaves a processor's cache
@@ -71,6 +83,10 @@ def in_batches(f: Callable[..., Tensor], *tensors: Tensor, batch_size: int | Non
 
     batch_size : by default what is fast on the tensors' device for rows of the first tensor's size
     """
+    for tensor in tensors:
+        if not torch.is_tensor(tensor) or not tensor.ndim:
+            raise ValueError(f"what is taken in batches must be tensors with a batch dimension, not {told(tensor)}")
+    check_whole("batch_size", batch_size)
     if batch_size is None:
         rows, values = BATCH.get(tensors[0].device.type, BATCH["cuda"])
         batch_size = max(10, min(rows, values // max(1, tensors[0][:1].numel())))
@@ -84,22 +100,46 @@ def in_batches(f: Callable[..., Tensor], *tensors: Tensor, batch_size: int | Non
 
 @torch.no_grad()
 def predict(model: Model, x: Tensor, *, batch_size: int | None = None) -> Tensor:
-    """Logits of `x` (N, C, H, W) in evaluation mode: (N, K)."""
+    """Logits of `x` (N, C, H, W) in evaluation mode: (N, K); of a part of a network, whatever that returns of each sample.
+
+    raises ValueError for an empty x, or one that is no float, and for a model that returns no tensor of as many rows
+    """
+    check_floats("x", x, least=0)
+    model_of = on_a_copy(model)
+
+    def checked(part: Tensor) -> Tensor:
+        before = None if part.is_inference() else part._version
+        out = model_of(part)
+        if not torch.is_tensor(out) or out.shape[:1] != part.shape[:1]:
+            raise ValueError(f"the model must return a tensor with a row for each of the {len(part)} samples, not {told(out)}")
+        if before is not None and part._version != before:
+            raise ValueError("the model overwrites the images that it is given: let it work on a copy, model(x.clone())")
+        return out
+
     with eval_mode(model):
-        return in_batches(model, x, batch_size=batch_size)
+        return in_batches(checked, x, batch_size=batch_size)
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """The class of the largest logit, per sample: (N,). raises ValueError for what is no logits (N, K), and for NaN in them"""
+    check_logit_shape(logits, least=1)
+    if (bad := int(logits.isnan().any(dim=1).sum())) > 0:
+        raise ValueError(f"the model returned NaN for {bad} of {len(logits)} samples: they are of no class, nothing was measured")
+    return logits.argmax(dim=1)
 
 
 def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None) -> Tensor:
-    """Whether the model's class is `y`, per sample: bool (N,). A row of logits with a NaN counts as wrong.
+    """Whether the model's class is `y`, per sample: bool (N,).
 
-    raises ValueError for an empty batch or labels that do not fit
+    raises ValueError for an empty batch, images of 0..255, labels that do not fit or are no class of the model, logits with NaN
     """
-    if len(x) == 0:
-        raise ValueError("no samples: accuracy of an empty batch is undefined")
-    if y.shape != (len(x),) or y.dtype != torch.int64:
-        raise ValueError(f"labels must be int64, one for each of the {len(x)} samples, not {y.dtype} {tuple(y.shape)}")
+    check_floats("x", x)
+    check_no_bytes("x", x)
+    check_label_shape("y", y, len(x))
     logits = predict(model, x, batch_size=batch_size)
-    return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
+    found = classes_of(logits)
+    check_classes(y, logits.shape[1])
+    return found == y
 
 
 def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None) -> float:
@@ -110,17 +150,19 @@ def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = Non
 def right_and_rejected(
     model: Model, x: Tensor, y: Tensor, *, reject: int | None = None, batch_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Which samples are read as `y`, and which as the class `reject`: two bool (N,). A row of logits with a NaN is neither.
+    """Which samples are read as `y`, and which as the class `reject`: two bool (N,).
 
     reject : the class that stands for "none of them"; None, or a class that the model does not have: nothing is rejected
 
     raises ValueError as `correct` does, and for a reject that is no class
     """
-    if reject is not None and (not isinstance(reject, int) or reject < 0):
+    if reject is not None and (not isinstance(reject, int) or isinstance(reject, bool) or reject < 0):
         raise ValueError(f"reject must name a class, 0 and up, not {reject}")
+    check_floats("x", x)
+    check_no_bytes("x", x)
     logits = predict(model, x, batch_size=batch_size)
     right = correct(lambda z: z, logits, y)
-    rejected = (logits.argmax(dim=1) == (-1 if reject is None else reject)) & ~right & ~logits.isnan().any(dim=1)
+    rejected = (logits.argmax(dim=1) == (-1 if reject is None else reject)) & ~right
     return right, rejected
 
 
@@ -149,7 +191,7 @@ def auroc(positive, negative) -> float:
 
 
 def _scores(name: str, *scores) -> list[np.ndarray]:
-    arrays = [np.asarray(s, dtype=float) for s in scores]
+    arrays = [np.asarray(s.detach().double().cpu() if torch.is_tensor(s) else s, dtype=float) for s in scores]
     if any(a.ndim != 1 or not len(a) for a in arrays):
         raise ValueError(f"{name} needs two non-empty one-dimensional arrays of scores, not {[a.shape for a in arrays]}")
     if not all(np.isfinite(a).all() for a in arrays):
@@ -210,10 +252,22 @@ def knn_auroc(reference: Tensor, clean: Tensor, other: Tensor, *, k: int = 10) -
     """
     from sklearn.neighbors import NearestNeighbors
 
+    kinds = {"reference": reference, "clean": clean, "other": other}
+    for name, features in kinds.items():
+        check_floats(name, features, dims=2)
+        if features.ndim != 2 or features.shape[1] != reference.shape[1]:
+            raise ValueError(
+                f"{name} must be features (N, {reference.shape[1]}), as reference, not {told(features)}: .flatten(1)"
+            )
+        check_finite(name, features)
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise ValueError(f"k must be a whole number, not {told(k)}")
     if not 1 <= k <= len(reference):
         raise ValueError(f"k must lie between 1 and the {len(reference)} reference samples, not {k}")
-    index = NearestNeighbors(n_neighbors=k).fit(reference.cpu().numpy())
-    clean_distance, other_distance = (index.kneighbors(f.cpu().numpy())[0][:, -1] for f in (clean, other))
+    wide = torch.float64 if torch.float64 in (f.dtype for f in kinds.values()) else torch.float32
+    reference, clean, other = (f.detach().to("cpu", wide).numpy() for f in kinds.values())
+    index = NearestNeighbors(n_neighbors=k).fit(reference)
+    clean_distance, other_distance = (index.kneighbors(f)[0][:, -1] for f in (clean, other))
     return auroc(other_distance, clean_distance)
 
 

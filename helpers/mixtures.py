@@ -7,7 +7,9 @@ import warnings
 import torch
 from torch import nn
 
+from helpers.inputs import check_finite, check_floats, check_images, check_no_bytes, check_number, check_real, check_shape
 from helpers.metrics import eval_mode
+from helpers.passes import call
 
 Tensor = torch.Tensor
 BLOCK = 1 << 24  # values in float64 at once while a mixture is fitted: 128 MiB
@@ -24,7 +26,8 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], components: int):
         super().__init__()
-        if len(shape) != 3 or min(*shape, components) < 1:
+        check_shape("shape", shape)
+        if not isinstance(components, int) or components < 1:
             raise ValueError(f"a shape (C, H, W) and at least one component are wanted, not {tuple(shape)} and {components}")
         self.centres = nn.Parameter(torch.zeros(components, *shape), requires_grad=False)
         self.log_widths = nn.Parameter(torch.zeros(components), requires_grad=False)
@@ -46,9 +49,14 @@ class GaussianMixture(nn.Module):
         """
         from sklearn.cluster import MiniBatchKMeans
 
-        if images.ndim != 4 or not images.is_floating_point() or not images.isfinite().all():
-            raise ValueError(f"finite float images (N, C, H, W) are wanted, not {images.dtype} {tuple(images.shape)}")
-        if not 1 <= components <= len(images) or steps < 0 or not 0 < floor < math.inf:
+        check_images("images", images)
+        check_finite("images", images)
+        check_no_bytes("images", images)
+        check_number("steps", steps, whole=True)
+        check_number("seed", seed, whole=True)
+        check_number("components", components, whole=True)
+        check_real("floor", floor)
+        if not 1 <= components <= len(images) or steps < 0 or floor is None or not 0 < floor < math.inf:
             wanted = f"components from 1 to the {len(images)} images, steps of at least 0 and a floor above 0"
             raise ValueError(f"{wanted} are wanted, not {components}, {steps} and {floor}")
         rows = images.detach().flatten(1)
@@ -81,8 +89,7 @@ class GaussianMixture(nn.Module):
 
     def distances(self, x: Tensor) -> Tensor:
         """Squared Euclidean distances from images (N, C, H, W) to the centres: (N, K) float64. raises ValueError for another"""
-        if x.shape[1:] != self.centres.shape[1:]:
-            raise ValueError(f"images (N, {', '.join(map(str, self.centres.shape[1:]))}) are wanted, not {tuple(x.shape)}")
+        check_images("x", x, shape=tuple(self.centres.shape[1:]), least=0)
         return self._distances(x.flatten(1))
 
     def _distances(self, rows: Tensor) -> Tensor:
@@ -142,7 +149,9 @@ class Whitening(nn.Module):
 
         raises ValueError for fewer images, what is no finite float, images that are all equal, or a floor outside (0, 1]
         """
-        if len(images) < 2 or not images.is_floating_point() or not images.isfinite().all() or not 0 < floor <= 1:
+        check_floats("images", images, dims=2)
+        check_no_bytes("images", images)
+        if len(images) < 2 or not images.isfinite().all() or not 0 < floor <= 1:
             raise ValueError(f"at least two finite float images and a floor in (0, 1] are wanted, not {len(images)} and {floor}")
         rows = images.flatten(1).double()
         mean = rows.mean(dim=0)
@@ -155,8 +164,7 @@ class Whitening(nn.Module):
         return whitening
 
     def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"images (N, {', '.join(map(str, self.shape))}) are wanted, not {tuple(x.shape)}")
+        check_floats("x", x, dims=2, shape=self.shape, least=0)
         return ((x.flatten(1) - self.mean) @ self.matrix).view_as(x)
 
     def stretch(self) -> float:
@@ -231,13 +239,14 @@ class CCU(nn.Module):
         max(d(x, μ) − radius, 0), none of the second farther than d(x, ν) + radius
         radius : in pixels, a number or (N,), at least 0. raises ValueError for another, or images that are not finite
         """
+        check_images("x", x)
         radius = torch.as_tensor(radius, dtype=torch.float64, device=x.device)
         if radius.shape not in ((), (len(x),)) or not (radius >= 0).all() or not radius.isfinite().all():
             raise ValueError(f"radius must be a finite number of at least 0, or one for each of the {len(x)} images")
         if not x.isfinite().all():
             raise ValueError("the images contain NaN or infinity: nothing is certified of them")
         with eval_mode(self.classifier):
-            classes = self.classifier(x[:1]).shape[1]
+            classes = call(self.classifier, x[:1]).shape[1]
         if not isinstance(self.metric, nn.Identity):
             radius = radius * self.metric.stretch()
         radius = radius.expand(len(x))[:, None]

@@ -6,12 +6,14 @@ network wants them normalised, that is its first layer.
 """
 
 import json
+import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from helpers.encoders import resnet18, traffic_signs
+from helpers.inputs import check_file_name, check_module, check_number, device_of
 from helpers.layers import Dropout, LocalNorm, Normalise, Residual
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -23,8 +25,11 @@ def mlp(inputs: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 
     inputs : values of one image, e.g. 784
     dropout : probability of zeroing a hidden unit in training; 0 leaves the layer out
     """
+    check_number("dropout", dropout)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
+    for name, number in {"inputs": inputs, "classes": classes, **{f"hidden[{i}]": n for i, n in enumerate(hidden)}}.items():
+        check_number(name, number, 1, whole=True)
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden:
         layers += [nn.Linear(inputs, width), nn.ReLU()]
@@ -54,6 +59,8 @@ def lenet(classes: int = 10, *, widths: tuple[int, int] = (20, 50), hidden: int 
 def cnn(widths: tuple[int, ...] = (32, 64, 64), hidden: int = 128, classes: int = 10) -> nn.Sequential:
     """A small convolutional network for (N, 3, 32, 32): per width a 3×3 convolution, ReLU and 2×2 max-pooling, then a layer of
     `hidden` with ReLU, logits. Pixels are centred first: (x − 0.5) / 0.25."""
+    for name, number in {"hidden": hidden, "classes": classes, **{f"widths[{i}]": n for i, n in enumerate(widths)}}.items():
+        check_number(name, number, 1, whole=True)
     layers: list[nn.Module] = [Normalise((0.5,) * 3, (0.25,) * 3)]
     for before, width in zip((3, *widths), widths, strict=False):
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -147,6 +154,7 @@ def resnet(
 def last_convolution(network: nn.Sequential) -> int:
     """How many top-level layers of a network lie up to its last convolution's activation: `network[:i]` computes that,
     `network[i:]` the logits from it. raises ValueError for a network without convolutions"""
+    check_module("network", network, nn.Sequential)
     convolutions = [i for i, layer in enumerate(network) if any(isinstance(m, nn.Conv2d) for m in layer.modules())]
     if not convolutions:
         raise ValueError("the network has no convolution")
@@ -177,7 +185,10 @@ def card(name: str) -> dict:
 def card_in(name: str, folder: Path) -> dict | None:
     """The card of a network in a folder of networks; None where there is none."""
     path = folder / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise ValueError(f"the card {path} is damaged ({error}): restore it from git") from error
 
 
 def _architectures() -> dict:
@@ -196,9 +207,19 @@ def load_pretrained(name: str, *, device: str | torch.device = "cpu", folder: Pa
     """
     from safetensors.torch import load_file
 
+    device, path = device_of(device), (folder or WEIGHTS) / f"{name}.safetensors"
     about = card_in(name, folder) if folder else card(name)
-    state = load_file((folder or WEIGHTS) / f"{name}.safetensors")
-    return built(about, state).eval().requires_grad_(False).to(device)
+    if about is None:
+        raise ValueError(f"no network named {name!r} in {folder}")
+    try:
+        state = load_file(path)
+    except Exception as error:  # safetensors has errors of its own, for a file that is short, and raises OSError for none
+        raise ValueError(f"{path} cannot be read ({error}): restore it from git, or train it again") from error
+    try:
+        network = built(about, state)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} and its card do not fit: {error}") from error
+    return network.eval().requires_grad_(False).to(device)
 
 
 def built(about: dict, state: dict[str, torch.Tensor]) -> nn.Module:
@@ -216,17 +237,33 @@ def text_of(about: dict) -> str:
 def save_pretrained(name: str, network: nn.Module, about: dict, *, folder: Path | None = None) -> Path:
     """Add a network to the zoo: `<name>.safetensors` in float16 and its card `<name>.json`. Returns the weights' path.
 
+    raises ValueError for a name that leaves the folder, a card without an architecture of ours, and values that float16 cannot
+    hold; then, and where the disk is full, what there was before stays
+
     folder : of candidates, in place of the zoo's own
     about : at least {"architecture": {"name": a key of ARCHITECTURES, or a purifier's class, "arguments": {...}}}
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    if about["architecture"]["name"] not in _architectures():
-        raise ValueError(f"architecture must be one of {', '.join(_architectures())}")
+    check_file_name(name)
+    check_module("network", network)
+    architecture = about.get("architecture") if isinstance(about, dict) else None
+    if not isinstance(architecture, dict) or architecture.get("name") not in _architectures():
+        raise ValueError(f"about['architecture']['name']: architecture must be one of {', '.join(_architectures())}")
+    half = {k: v.detach().half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    if bad := [k for k, v in half.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise ValueError(f"{', '.join(bad)} holds NaN, infinity, or values past 65504, the largest of float16: nothing was saved")
+    content = {".safetensors": save({k: v.contiguous().cpu().clone() for k, v in half.items()}), ".json": text_of(about).encode()}
     path = (folder or WEIGHTS) / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    path.with_suffix(".json").unlink(missing_ok=True)  # killed in between, a network is not in the zoo, never under a wrong card
-    save_file({k: v.contiguous().cpu() for k, v in half.items()}, path)
-    path.with_suffix(".json").write_text(text_of(about), encoding="utf-8")
+    parts = {suffix: path.with_name(f"{path.stem}{suffix}.{os.getpid()}.part") for suffix in content}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, part in parts.items():  # both are whole before either is replaced: a full disk leaves what there was
+            part.write_bytes(content[suffix])
+        path.with_suffix(".json").unlink(missing_ok=True)  # killed from here on, a network has no card, never a wrong one
+        for suffix, part in parts.items():
+            part.replace(path.with_suffix(suffix))
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
     return path

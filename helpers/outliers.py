@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import cross_entropy
 
-from helpers.losses import check_shapes, uniform_cross_entropy
+from helpers.inputs import check_generator, check_no_bytes, check_number, check_real, check_shapes, told
+from helpers.losses import uniform_cross_entropy
 
 Tensor = torch.Tensor
 
@@ -25,11 +26,19 @@ def with_outliers(
     raises ValueError for no outliers, values that are no finite float, or settings out of range; the objective for images of
         another shape
     """
-    if outliers.ndim != 4 or len(outliers) == 0 or not outliers.is_floating_point() or not outliers.isfinite().all():
-        raise ValueError(
-            f"outliers must be finite float images (M, C, H, W), M >= 1, not {outliers.dtype} {tuple(outliers.shape)}"
-        )
-    if not 0 <= weight < math.inf or times < 1:
+    if (
+        not torch.is_tensor(outliers)
+        or outliers.ndim != 4
+        or len(outliers) == 0
+        or not outliers.is_floating_point()
+        or not outliers.isfinite().all()
+    ):
+        raise ValueError(f"outliers must be finite float images (M, C, H, W), M >= 1, not {told(outliers)}")
+    check_no_bytes("outliers", outliers)
+    check_generator(generator)
+    check_number("times", times, whole=True)
+    check_real("weight", weight)
+    if weight is None or not 0 <= weight < math.inf or times < 1:
         raise ValueError(f"weight must be finite and at least 0 and times at least 1, not {weight} and {times}")
 
     def objective(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:

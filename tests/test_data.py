@@ -56,7 +56,7 @@ def offline(monkeypatch):
 
 
 def fetch_with(monkeypatch, fetch, name="mnist", **changes):
-    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], fetch=fetch, **changes))
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], fetch=fetch, **{"labels_sha256": None, **changes}))
 
 
 def cached(folder, name="mnist", **changes):
@@ -593,6 +593,16 @@ def test_a_complete_split_is_checked_against_its_checksum(tmp_path, monkeypatch)
         load("mnist", "test", data_root=cached(tmp_path, test_images=other))
 
 
+def test_the_labels_of_a_complete_split_are_checked_too(tmp_path, monkeypatch):
+    labels_sha256 = {"test": hashlib.sha256(LABELS.astype("<i8").tobytes()).hexdigest(), "train": "0" * 64}
+    fetch_with(monkeypatch, no_network, splits={"train": 9, "test": 6}, sha256=None, labels_sha256=labels_sha256)
+    assert len(load("mnist", "test", data_root=cached(tmp_path))) == 6
+    swapped = LABELS.copy()
+    swapped[0] = (swapped[0] + 1) % 10
+    with pytest.raises(DataError, match=f"the labels' SHA-256 is .*, not {labels_sha256['test'][:16]}…. Delete the file"):
+        load("mnist", "test", data_root=cached(tmp_path, test_labels=swapped))
+
+
 def test_a_part_of_a_split_has_no_checksum(tmp_path, monkeypatch):
     fetch_with(monkeypatch, no_network, splits={"train": 9, "test": 7}, sha256={"test": "0" * 64, "train": "0" * 64})
     assert len(load("mnist", "test", data_root=cached(tmp_path))) == 6
@@ -602,9 +612,9 @@ def test_every_checksum_of_the_table_belongs_to_a_split():
     for dataset in DATASETS.values():
         assert set(dataset.splits) in ({"train", "test"}, {"all"})
         assert len(set(dataset.names)) == len(dataset.names)
-        if dataset.sha256:
-            assert set(dataset.sha256) <= set(dataset.splits)
-            assert all(len(v) == 64 and int(v, 16) for v in dataset.sha256.values())
+        for checksums in filter(None, (dataset.sha256, dataset.labels_sha256)):
+            assert set(checksums) <= set(dataset.splits)
+            assert all(len(v) == 64 and int(v, 16) for v in checksums.values())
 
 
 # where the cache lies

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.norms import NORMS, check_norm, dual, expand, length, project, random_in_ball, steepest, unit_l2
+from helpers.inputs import NORMS, check_norm
+from helpers.norms import dual, expand, length, project, random_in_ball, steepest, unit_l2
 
 BALLS = ("l2", "linf")  # of the norms that can be projected to
 ORDER = {"l2": 2, "linf": np.inf, "l1": 1}

@@ -161,7 +161,7 @@ def test_mape_is_the_papers(images):
     assert attacks.mape(torch.tensor([3.0]), torch.tensor([2.0])).item() == pytest.approx(0.5)
     assert attacks.mape(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, -4.0]])).item() == pytest.approx(2.5 / 4)
     for a, b in ((torch.zeros(2, 3), torch.zeros(2, 4)), (torch.zeros(0, 3),) * 2, (torch.zeros(2, 3).byte(),) * 2):
-        with pytest.raises(ValueError, match="float codes of one shape"):
+        with pytest.raises(ValueError, match="float codes of one shape|must hold 1 samples|must be a float tensor"):
             attacks.mape(a, b)
 
 
@@ -184,7 +184,7 @@ def test_eight_bit_rounds_to_what_a_png_holds(images):
         ({"encoder": lambda x: x.flatten(1) * torch.inf}, "not finite"),
         ({"encoder": lambda x: x.mean()}, "one code of floats for each"),
         ({"encoder": lambda x: x.flatten(1).argmax(dim=1)}, "one code of floats for each"),
-        ({"encoder": lambda x: x.flatten(1).detach()}, "no way to follow"),
+        ({"encoder": lambda x: x.flatten(1).detach()}, "no gradient with respect to x"),
         ({"loss": lambda z, z_in: (z - z_in).sum()}, "one value for each"),
         ({"schedule": lambda share: float("nan")}, "factor must be finite"),
         ({"steps": 2.5}, "whole number"),

@@ -146,8 +146,8 @@ def test_a_pca_is_stored_by_its_buffers():
 
 @pytest.mark.parametrize(
     ("x", "message"),
-    [(images(1), "two images"), (images(0), "two images"), (images()[0], "two images"),
-     ((255 * images()).byte(), "two images or more .* of float"), (images(1).repeat(5, 1, 1, 1), "all equal"),
+    [(images(1), "images must (hold|be)"), (images(0), "images must (hold|be)"), (images()[0], "images must (hold|be)"),
+     ((255 * images()).byte(), "images must be a float tensor"), (images(1).repeat(5, 1, 1, 1), "all equal"),
      (torch.full((99, *SHAPE), 0.1), "all equal"), (torch.full((3, *SHAPE), 0.1).double(), "all equal"),
      (torch.full((3, *SHAPE), math.nan), "finite"), (images() / 0, "finite")],
 )  # fmt: skip
@@ -158,9 +158,9 @@ def test_images_without_components_are_refused(x, message):
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, 99, math.nan])
 def test_a_share_outside_0_to_1_is_refused(share):
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"share must (lie in \(0, 1\]|be a finite number)"):
         PCA.fit(images(), share)
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"share must (lie in \(0, 1\]|be a finite number)"):
         DownSample(share)
 
 
@@ -226,7 +226,7 @@ def test_a_convolutional_autoencoder_is_its_encoder_its_decoder_and_the_clamp():
     assert torch.equal(free, 0.5 + network.decoder(code)) and free.min() < 0 and free.max() > 1
     assert torch.equal(network(x), free.clamp(0, 1)) and torch.equal(network.train()(x), free)
     for f in (network.encode, network.unclamped):
-        with pytest.raises(ValueError, match=r"images \(N, 1, 28, 28\) are wanted"):
+        with pytest.raises(ValueError, match=r"x must be \(N, 1, 28, 28\)"):
             f(images(2, (1, 28, 14)))
 
 
@@ -262,7 +262,7 @@ def test_what_is_no_shape_or_no_bottleneck_is_refused(build, shape, units):
 def test_a_convolutional_autoencoder_wants_sides_it_can_halve(shape):
     with pytest.raises(ValueError, match="height and width must be even and at least 14"):
         ConvAutoencoder(shape, 5)
-    with pytest.raises(ValueError, match="width must be at least 1"):
+    with pytest.raises(ValueError, match="width must be a whole number >= 1"):
         ConvAutoencoder(GRAY, 5, width=0)
 
 
@@ -270,7 +270,7 @@ def test_a_convolutional_autoencoder_wants_sides_it_can_halve(shape):
 def test_images_of_another_shape_are_refused(build):
     network = build()
     for shape in ((1, 28, 27), (3, 28, 28), (1, 14, 56)):
-        with pytest.raises(ValueError, match=r"images \(N, 1, 28, 28\) are wanted, not \(2, "):
+        with pytest.raises(ValueError, match=r"x must be \(N, 1, 28, 28\), not .*\(2, "):
             network(images(2, shape))
     with pytest.raises(ValueError, match="are wanted"):
         network(images(1, GRAY)[0])
@@ -308,7 +308,7 @@ def test_noise_is_clamped_and_none_changes_nothing():
     assert noisy.min() == 0 and noisy.max() == 1 and not torch.equal(noisy, x)
     assert torch.equal(UniformNoise(0)(x), x)
     for amount in (-0.1, math.nan, math.inf):
-        with pytest.raises(ValueError, match="amount must be finite and at least 0"):
+        with pytest.raises(ValueError, match="amount must be a finite number >= 0"):
             UniformNoise(amount)
 
 
@@ -362,7 +362,7 @@ def test_jpeg_keeps_smooth_images_and_takes_more_at_lower_quality():
     ("shape", "quality"), [((1, 8, 8), 95), ((4, 8, 8), 95), ((8, 8), 95), ((3, 8, 8), 0), ((3, 8, 8), 101)], ids=str
 )
 def test_jpeg_refuses_what_it_cannot_store(shape, quality):
-    with pytest.raises(ValueError, match="a quality from 1 to 100 are wanted"):
+    with pytest.raises(ValueError, match=r"a quality from 1 to 100 are wanted|must be images \(N, C, H, W\)"):
         jpeg(images(2, shape), quality)
 
 
@@ -423,7 +423,7 @@ def test_expectation_of_a_fixed_model_is_its_log_softmax_and_survives_saturation
         network[-1].weight.mul_(1e5)
     assert Expectation(network, 4)(x).isfinite().all()
     for draws in (0, -1):
-        with pytest.raises(ValueError, match="draws must be at least 1"):
+        with pytest.raises(ValueError, match="draws must be a whole number >= 1"):
             Expectation(network, draws)
 
 

@@ -17,9 +17,10 @@ from helpers.attacks import (
     universal_gradient,
 )
 from helpers.data import load
+from helpers.inputs import NORMS
 from helpers.losses import log_odds
 from helpers.models import mlp
-from helpers.norms import NORMS, dual, length
+from helpers.norms import dual, length
 from helpers.training import fit
 
 SHAPE = (1, 6, 6)  # of the images here
@@ -185,7 +186,7 @@ def test_only_the_images_that_are_left_in_a_batch_go_to_deepfool():
 @BOTH
 def test_v_lies_in_its_ball(make, norm):
     model, x = network(dtype=torch.float32), images(dtype=torch.float32)
-    for eps in (1e-3, EPS[norm], 5.0):
+    for eps in (1e-3, EPS[norm], 5.0 if norm == "l2" else 1.0):
         v = make(model, x, eps=eps, norm=norm, passes=3, batch_size=4, generator=seeded())
         assert 0 < length(v[None], norm).item() <= eps * (1 + 1e-6)
     if make is universal:  # no image can be fooled so near, so that it goes to the edge
@@ -524,12 +525,12 @@ def test_images_leave_the_batch_when_their_target_is_confident():
     """The odds are 10 times the first value and have to reach log 99 = 4.6; a step is 0.1."""
     model = Recorder(lambda x: torch.stack([-10 * x[:, 0], 0 * x[:, 0]], dim=1))
     x, target = torch.tensor([[0.0, 7], [0.3, 7], [0.5, 7]]), torch.tensor([1, 1, 1])
-    x_adv = targeted_gradient(model, x, target, eps=10.0, step=0.1, steps=20, clip=False)
+    x_adv = targeted_gradient(model, x, target, eps=1.0, step=0.1, steps=20, clip=False)
     torch.testing.assert_close(x_adv, torch.tensor([[0.5, 7], [0.5, 7], [0.5, 7]]))
     assert torch.equal(x_adv[2], x[2]), "it was there"
     assert model.sizes == [3, 2, 2, 1, 1, 1]
     model.seen.clear()
-    assert targeted_gradient(model, x, target, eps=10.0, step=0.1, steps=2, clip=False)[:, 0].tolist() == pytest.approx(
+    assert targeted_gradient(model, x, target, eps=1.0, step=0.1, steps=2, clip=False)[:, 0].tolist() == pytest.approx(
         [0.2, 0.5, 0.5]
     )
     assert model.sizes == [3, 2]
@@ -692,5 +693,5 @@ def test_a_target_that_is_no_class_of_each_image_is_refused(target, message):
 @pytest.mark.parametrize("make", [universal, universal_gradient, targeted_gradient])
 def test_logits_that_are_not_finite_are_refused(make):
     target = {"target": torch.zeros(3).long()} if make is targeted_gradient else {}
-    with pytest.raises(ValueError, match="logits that are not finite"):
+    with pytest.raises(ValueError, match="logits that are not finite|returned NaN for 3 of 3"):
         make(lambda x: network()(x) * math.nan, images(3), eps=0.1, **target)

@@ -5,22 +5,23 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.attacks.one_step import (
-    against_own,
+from helpers.attacks.one_step import against_own, logit_jacobian, minimal_shift, rivals
+from helpers.inputs import (
+    check_callable,
+    check_choice,
+    check_generator,
     check_input,
-    check_logits,
-    checked_gradient,
-    checked_logits,
-    logit_jacobian,
-    minimal_shift,
-    rivals,
+    check_labels,
+    check_norm,
+    check_real,
+    check_whole,
 )
-from helpers.losses import check_labels, log_odds, margin, merge_reject
+from helpers.losses import log_odds, margin, merge_reject
 from helpers.metrics import eval_mode
-from helpers.norms import check_norm, expand, project, random_in_ball, steepest
+from helpers.norms import expand, project, random_in_ball, steepest
+from helpers.passes import Model, checked_logits, gradient_of, rounding_of, with_gradients
 
 Tensor = torch.Tensor
-Model = Callable[[Tensor], Tensor]
 
 
 def minus_log_odds(logits: Tensor, y: Tensor) -> Tensor:
@@ -28,6 +29,7 @@ def minus_log_odds(logits: Tensor, y: Tensor) -> Tensor:
     return -log_odds(logits, y)
 
 
+@with_gradients
 def deepfool(
     model: Model,
     x: Tensor,
@@ -50,9 +52,13 @@ def deepfool(
     a sample that is never fooled the last iterate returns, so score the result. Fooled means by a margin of the logits that
     their rounding at another batch size does not undo.
     """
-    check_input(x, y, 0.0, clip)
     check_norm(norm)
-    if steps < 1 or not 0 <= overshoot < torch.inf:
+    check_input(x, y, 0.0, clip, norm)
+    check_callable("model", model)
+    check_whole("steps", steps)
+    check_whole("candidates", candidates)
+    check_real("overshoot", overshoot)
+    if None in (steps, overshoot) or steps < 1 or not 0 <= overshoot < torch.inf:
         raise ValueError(f"steps must be at least 1 and overshoot finite and >= 0, not {steps} and {overshoot}")
     if candidates is not None and candidates < 1:
         raise ValueError(f"candidates must be at least 1, or None for all classes, not {candidates}")
@@ -63,7 +69,7 @@ def deepfool(
     for step in range(steps + 1):
         with torch.no_grad(), eval_mode(model):
             logits = checked_logits(model, result[alive], y[alive])
-        rounding = 1e-5 * logits.abs().amax(dim=1)
+        rounding = rounding_of(logits.dtype) * logits.abs().amax(dim=1)
         left = margin(logits, y[alive]) >= (-rounding if step else 0)
         alive, rounding = alive[left], rounding[left]
         if step == steps or not len(alive):
@@ -86,6 +92,7 @@ def _candidates(model: Model, x: Tensor, y: Tensor, number: int) -> Tensor:
     return ordered[:, : number + 1]
 
 
+@with_gradients
 def pgd(
     model: Model,
     x: Tensor,
@@ -122,8 +129,9 @@ def pgd(
 
     A sample leaves the batch once it is misclassified. Of a sample that never is, the iterate of highest loss returns.
     """
-    check_search(x, y, eps, clip, steps, norm, target)
-    if restarts < 1:
+    check_search(model, x, y, eps, clip, steps, norm, target, generator)
+    check_whole("restarts", restarts)
+    if restarts is None or restarts < 1:
         raise ValueError(f"restarts must be at least 1, not {restarts}")
     lengths = step_lengths(eps, steps, step, step_size)
     x = x.detach()
@@ -136,12 +144,12 @@ def pgd(
                 current = into_ball(current + random_in_ball(current, eps, norm, generator), centre, eps, norm, clip)
             for length in [*lengths, None]:
                 current = current.detach().requires_grad_()
-                value, fooled = objective(model(current), y[alive], loss, None if target is None else target[alive], reject)
+                value, fooled = objective(model, current, y[alive], loss, None if target is None else target[alive], reject)
                 fooled &= stop
                 better = fooled | (value.detach() > highest[alive])
                 best[alive[better]], highest[alive[better]] = current.detach()[better], value.detach()[better]
                 if length is not None and not fooled.all():
-                    g = checked_gradient(torch.autograd.grad(value.sum(), current)[0])
+                    g = gradient_of(value.sum(), current)
                 current = current.detach()
                 if fooled.any():
                     alive, current, centre = alive[~fooled], current[~fooled], centre[~fooled]
@@ -153,6 +161,7 @@ def pgd(
     return best
 
 
+@with_gradients
 def apgd(
     model: Model,
     x: Tensor,
@@ -174,7 +183,7 @@ def apgd(
     The step starts at 2 eps. At checkpoints, which come ever closer, it is halved if the loss rose at less than three quarters of
     the steps, or if neither it nor the highest loss has changed since the checkpoint before.
     """
-    check_search(x, y, eps, clip, steps, norm, target)
+    check_search(model, x, y, eps, clip, steps, norm, target, generator)
     x = x.detach()
     best, highest = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     alive = torch.arange(len(x), device=x.device)
@@ -187,10 +196,10 @@ def apgd(
     with eval_mode(model), torch.enable_grad():
         for k in range(steps + 1):
             current = current.detach().requires_grad_()
-            value, fooled = objective(model(current), y[alive], loss, None if target is None else target[alive], reject)
+            value, fooled = objective(model, current, y[alive], loss, None if target is None else target[alive], reject)
             fooled &= stop
             if k < steps and not fooled.all():
-                g = checked_gradient(torch.autograd.grad(value.sum(), current)[0])
+                g = gradient_of(value.sum(), current)
             current, value = current.detach(), value.detach()
             better = fooled | (value > highest[alive])
             best[alive[better]], highest[alive[better]] = current[better], value[better]
@@ -206,8 +215,8 @@ def apgd(
                 if stuck.any():  # on from the best point; its gradient is worth a pass
                     current[stuck] = last[stuck] = best[alive[stuck]]
                     again = current.clone().requires_grad_()
-                    value, _ = objective(model(again), y[alive], loss, None if target is None else target[alive], reject)
-                    g, value_before = checked_gradient(torch.autograd.grad(value.sum(), again)[0]), value.detach()
+                    value, _ = objective(model, again, y[alive], loss, None if target is None else target[alive], reject)
+                    g, value_before = gradient_of(value.sum(), again), value.detach()
                 before[alive], halved[alive], rises[alive] = highest[alive], stuck, 0.0
             ahead = into_ball(current + expand(size[alive], g) * steepest(g, norm), x[alive], eps, norm, clip)
             if k:
@@ -226,11 +235,24 @@ def _checkpoints(steps: int) -> list[int]:
     return sorted(set(found))
 
 
-def check_search(x: Tensor, y: Tensor, eps: float, clip: bool, steps: int, norm: str, target: Tensor | None = None) -> None:
+def check_search(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    clip: bool,
+    steps: int,
+    norm: str,
+    target: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> None:
     """Raise ValueError for what a search in a ball cannot work on."""
-    check_input(x, y, eps, clip)
     check_norm(norm, ("l2", "linf"))
-    if steps < 1:
+    check_input(x, y, eps, clip, norm)
+    check_generator(generator)
+    check_callable("model", model)
+    check_whole("steps", steps)
+    if steps is None or steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     if target is not None and (target.shape != y.shape or target.dtype != y.dtype or (target == y).any()):
         raise ValueError("target needs one class for each sample, another than its own")
@@ -238,8 +260,8 @@ def check_search(x: Tensor, y: Tensor, eps: float, clip: bool, steps: int, norm:
 
 def step_lengths(eps: float, steps: int, step: str, step_size: float | None = None) -> list[float]:
     """The length of each step of `pgd`."""
-    if step not in ("cosine", "constant"):
-        raise ValueError(f"step must be 'cosine' or 'constant', not {step!r}")
+    check_choice("step", step, ("cosine", "constant"))
+    check_real("step_size", step_size)
     first = (2 * eps if step == "cosine" else 2.5 * eps / steps) if step_size is None else step_size
     if not 0 <= first < torch.inf:
         raise ValueError(f"step_size must be a finite number >= 0, not {first}")
@@ -255,10 +277,10 @@ def into_ball(moved: Tensor, centre: Tensor, eps: float, norm: str, clip: bool) 
 
 
 def objective(
-    logits: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], target: Tensor | None, reject: bool
+    model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], target: Tensor | None, reject: bool
 ) -> tuple[Tensor, Tensor]:
-    """What a search maximises, (N,), and which samples are misread, bool (N,); see `pgd`."""
-    check_logits(logits, y)
+    """What a search maximises at x, (N,), and which samples are misread there, bool (N,); see `pgd`."""
+    logits = checked_logits(model, x, y)
     logits = merge_reject(logits, y) if reject else logits
     if target is None:
         value = loss(logits, y)

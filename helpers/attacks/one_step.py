@@ -1,54 +1,16 @@
-"""Attacks that take one step along a tangent, and what every attack checks."""
+"""Attacks that take one step along a tangent."""
 
 from collections.abc import Callable
 
 import torch
 
-from helpers.losses import check_labels, log_odds, merge_reject, others
+from helpers.inputs import check_callable, check_floats, check_generator, check_input, check_label_shape, check_labels, check_norm
+from helpers.losses import log_odds, merge_reject, others
 from helpers.metrics import eval_mode
-from helpers.norms import check_norm, dual, length, steepest, unit_l2
+from helpers.norms import dual, length, steepest, unit_l2
+from helpers.passes import Model, checked_gradient, checked_logits, gradient_of, raw_gradient, with_gradients
 
 Tensor = torch.Tensor
-Model = Callable[[Tensor], Tensor]
-
-
-def check_input(x: Tensor, y: Tensor, eps: float, clip: bool) -> None:
-    """Raise ValueError for anything that an attack cannot work on; see the head of `helpers.attacks`."""
-    if not eps >= 0 or eps == float("inf"):
-        raise ValueError(f"eps must be a finite number >= 0, not {eps}")
-    if not x.is_floating_point() or x.ndim < 2:
-        raise ValueError(f"x must be a float tensor with a batch dimension, not {x.dtype} {tuple(x.shape)}")
-    if x.numel() == 0:
-        raise ValueError("x is an empty batch: there is nothing to attack")
-    if y.shape != x.shape[:1] or y.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 of shape ({len(x)},), not {y.dtype} {tuple(y.shape)}")
-    low, high = torch.stack(x.aminmax()).tolist()  # one transfer to the host
-    if not (low > -float("inf") and high < float("inf")):
-        raise ValueError("x contains NaN or infinity")
-    if clip and x.ndim == 4 and (low < 0 or high > 1):
-        raise ValueError(
-            f"image values must lie in [0, 1], not [{low:.3g}, {high:.3g}]: scale them (normalisation belongs in the model)"
-        )
-    if x.ndim != 4 and clip:
-        raise ValueError("clip=True is for images (N, C, H, W); features have no range: pass clip=False")
-
-
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    check_labels(logits, y)
-    if not logits.isfinite().all():
-        raise ValueError("the model returned logits that are not finite")
-
-
-def checked_logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    logits = model(x)
-    check_logits(logits, y)
-    return logits
-
-
-def checked_gradient(gradient: Tensor) -> Tensor:
-    if not gradient.isfinite().all():
-        raise ValueError("the model's gradient is not finite: such an attack would measure nothing")
-    return gradient
 
 
 def _moved(x: Tensor, direction: Tensor, eps: float, clip: bool) -> Tensor:
@@ -57,17 +19,26 @@ def _moved(x: Tensor, direction: Tensor, eps: float, clip: bool) -> Tensor:
     return moved.clamp(0, 1) if clip else moved
 
 
+@with_gradients
 def gradient(model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """∂ loss(logits, y)_i / ∂x_i for each sample i: like x. `loss` returns (N,), so no sample's scale depends on the batch."""
+    check_callable("model", model)
+    check_floats("x", x, dims=2)
+    check_label_shape("y", y, len(x))
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        return checked_gradient(torch.autograd.grad(loss(checked_logits(model, x, y), y).sum(), x)[0])
+        value = loss(checked_logits(model, x, y), y)
+        if not torch.is_tensor(value) or value.shape != (len(x),):
+            got = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
+            raise ValueError(f"the loss must return one value for each of the {len(x)} samples, not {got}: no mean over them")
+        return gradient_of(value.sum(), x)
 
 
 def _past_reject(logits: Tensor, y: Tensor) -> Tensor:
     return log_odds(merge_reject(logits, y), y)
 
 
+@with_gradients
 def adv_loss(
     model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2", reject: bool = False, clip: bool = True
 ) -> Tensor:
@@ -79,11 +50,12 @@ def adv_loss(
 
     reject : whether the last class is a reject class that the perturbation should not lead to (`losses.merge_reject`)
     """
-    check_input(x, y, eps, clip)
     check_norm(norm)
+    check_input(x, y, eps, clip, norm)
     return _moved(x, steepest(-gradient(model, x, y, _past_reject if reject else log_odds), norm), eps, clip)
 
 
+@with_gradients
 def adv_loss_sign(model: Model, x: Tensor, y: Tensor, *, eps: float, clip: bool = True) -> Tensor:
     """The L∞ form of `adv_loss`, rescaled so that its *L2* norm is eps: what Huang et al. 2015 call Adv_Loss_Sign.
 
@@ -98,6 +70,7 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, eps: float, reject: bool = False
     return adv_loss(model, x, y, eps=eps, norm="linf", reject=reject, clip=clip)
 
 
+@with_gradients
 def targeted_fgsm(model: Model, x: Tensor, target: Tensor, *, eps: float, clip: bool = True) -> Tensor:
     """Targeted fast gradient sign method (Kurakin et al. 2016): every pixel moves by eps so that class `target` gains.
 
@@ -105,7 +78,7 @@ def targeted_fgsm(model: Model, x: Tensor, target: Tensor, *, eps: float, clip: 
 
     Abbasi & Gagné 2018, eq. 2, prints a plus in front of the gradient of the target's loss, which would lead away: erratum.
     """
-    check_input(x, target, eps, clip)
+    check_input(x, target, eps, clip, "linf")
     return _moved(x, gradient(model, x, target, log_odds).sign(), eps, clip)
 
 
@@ -127,17 +100,23 @@ def minimal_shift(gap: Tensor, rows: Tensor, norm: str = "l2") -> tuple[Tensor, 
     return step[:, None] * steepest(rows[pick], norm), j
 
 
+@with_gradients
 def logit_jacobian(model: Model, x: Tensor, y: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and their Jacobian ∂z_k/∂x (N, K, d) for the whole batch: one forward and K backward passes.
 
     classes : (N, K) int64, the classes of each sample that are wanted, in this order, and y then an index into them; None: all
     """
+    check_callable("model", model)
+    check_floats("x", x, dims=2)
+    check_label_shape("y", y, len(x))
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        logits = model(x) if classes is None else model(x).gather(1, classes)
-        check_logits(logits, y)
+        logits = checked_logits(model, x, y if classes is None else None)
+        if classes is not None:
+            logits = logits.gather(1, classes)
+            check_labels(logits, y)
         last = logits.shape[1] - 1
-        rows = [torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k < last)[0].flatten(1) for k in range(last + 1)]
+        rows = [raw_gradient(logits[:, k].sum(), x, retain_graph=k < last).flatten(1) for k in range(last + 1)]
     return logits.detach(), checked_gradient(torch.stack(rows, dim=1))
 
 
@@ -159,6 +138,7 @@ def _toward_nearest(x, y, logits, gap, rows, eps, norm, clip) -> Tensor:
     return _moved(x, steepest(direction, norm).view_as(x), eps, clip)
 
 
+@with_gradients
 def adv_alpha(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2", clip: bool = True) -> Tensor:
     """Perturbation toward the nearest class of the linearised softmax (Huang et al. 2015, Algorithm 1 and §3.1.2).
 
@@ -169,8 +149,8 @@ def adv_alpha(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2
     T_j − T_y = (1 − α_y) [q_j D_j + (α_y − α_j) Σ_k q_k D_k]. The factor in front is common to all j and positive, so neither
     the choice of j nor the direction depends on it; leaving it out keeps both exact where a float32 α_y rounds to 1.
     """
-    check_input(x, y, eps, clip)
     check_norm(norm)
+    check_input(x, y, eps, clip, norm)
     logits, jacobian = logit_jacobian(model, x, y)
     gap = -against_own(logits.softmax(dim=1), y)  # (N, K), α_y − α_j
     q = others(logits, y).softmax(dim=1)  # (N, K), q_y = 0
@@ -179,13 +159,14 @@ def adv_alpha(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2
     return _toward_nearest(x, y, logits, gap, rows, eps, norm, clip)
 
 
+@with_gradients
 def adv_logits(model: Model, x: Tensor, y: Tensor, *, eps: float, norm: str = "l2", clip: bool = True) -> Tensor:
     """`adv_alpha` with g = z, the logits, in place of the softmax: the first step of DeepFool, scaled to length eps.
 
     Not the paper's attack: the two differ in the rival that they go for and in the direction to it.
     """
-    check_input(x, y, eps, clip)
     check_norm(norm)
+    check_input(x, y, eps, clip, norm)
     logits, jacobian = logit_jacobian(model, x, y)
     return _toward_nearest(x, y, logits, -against_own(logits, y), against_own(jacobian, y), eps, norm, clip)
 
@@ -204,9 +185,8 @@ def random_noise(
 
     norm : "l2", any direction; "linf", a random sign for each pixel
     """
-    check_input(x, y, eps, clip)
     check_norm(norm, ("l2", "linf"))
-    if int(y.min()) < 0:
-        raise ValueError(f"labels run from {int(y.min())}; classes are 0 and up")
+    check_input(x, y, eps, clip, norm)
+    check_generator(generator)
     noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     return _moved(x, steepest(noise, norm), eps, clip)

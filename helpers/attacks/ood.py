@@ -5,9 +5,20 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.attacks.one_step import check_input, checked_gradient
+from helpers.inputs import (
+    check_callable,
+    check_eps,
+    check_floats,
+    check_generator,
+    check_norm,
+    check_pixels,
+    check_range,
+    check_real,
+    told,
+)
 from helpers.metrics import eval_mode, in_batches
-from helpers.norms import check_norm, project, random_in_ball, steepest
+from helpers.norms import project, random_in_ball, steepest, wide
+from helpers.passes import gradient_of, with_gradients
 from helpers.schedules import Schedule, factor_of
 
 Tensor = torch.Tensor
@@ -20,22 +31,36 @@ def mape(z: Tensor, z_in: Tensor) -> Tensor:
 
     The paper calls it mean absolute percentage error, though it divides by the largest value, not by each.
     """
-    if z.shape != z_in.shape or z.numel() == 0 or z.ndim < 1 or not (z.is_floating_point() and z_in.is_floating_point()):
-        raise ValueError(f"two batches of float codes of one shape are wanted, not {tuple(z.shape)} and {tuple(z_in.shape)}")
-    z, z_in = z.reshape(len(z), -1), z_in.reshape(len(z_in), -1)
+    z, z_in = (v.reshape(len(v), -1) for v in _of_one_shape(z, z_in))
     return (z - z_in).abs().mean(dim=1) / z_in.abs().amax(dim=1).clamp_min(torch.finfo(z_in.dtype).tiny)
 
 
 def squared_distance(z: Tensor, z_in: Tensor) -> Tensor:
-    """‖z − z_in‖² per sample: (N,), the loss J of Algorithm 1."""
-    return (z - z_in).reshape(len(z), -1).square().sum(dim=1)
+    """‖z − z_in‖² per sample: (N,), the loss J of Algorithm 1; in float32 for half precision, which it would soon leave."""
+    z, z_in = _of_one_shape(z, z_in)
+    return wide(z - z_in).reshape(len(z), -1).square().sum(dim=1)
+
+
+def _of_one_shape(z: Tensor, z_in: Tensor) -> tuple[Tensor, Tensor]:
+    check_floats("z", z)
+    check_floats("z_in", z_in)
+    if z.shape != z_in.shape:
+        raise ValueError(f"two batches of float codes of one shape are wanted, not {tuple(z.shape)} and {tuple(z_in.shape)}")
+    return z, z_in
 
 
 def eight_bit(x: Tensor) -> Tensor:
-    """Images as a PNG file would hold them: each value rounded to the nearest of 0, 1/255, ..., 1."""
+    """Images (N, ...) in [0, 1] as a PNG file would hold them: each value rounded to the nearest of 0, 1/255, ..., 1.
+
+    raises ValueError for values out of range
+    """
+    check_floats("x", x, least=0)
+    if x.numel():
+        check_range("x", *torch.stack(x.aminmax()).tolist())
     return x.mul(255).round_().div_(255)
 
 
+@with_gradients
 def ood_attack(
     encoder: Encoder,
     x_in: Tensor,
@@ -77,22 +102,25 @@ def ood_attack(
     Returned are detached images like x_in. raises ValueError for a negative or non-finite eps or lr, an empty batch, NaN or
     pixels out of range, shapes that do not fit, codes or gradients that are not finite
     """
+    check_callable("encoder", encoder)
+    check_norm(norm, ("l2", "linf"))
+    check_generator(generator)
+    check_pixels("x_in", x_in)
+    check_floats("x_init", x_init, dims=3)
     x_init = x_init.expand_as(x_in) if x_init.shape == x_in.shape[1:] else x_init
-    given = {"x_in": x_in, "x_init": x_init} | ({} if first is None else {"first": first})
-    for name, x in given.items():
-        try:
-            check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+    for name, x in ({"x_init": x_init} | ({} if first is None else {"first": first})).items():
+        check_pixels(name, x)
+    check_eps(eps, norm, x_in[0].numel())
     if x_init.shape != x_in.shape or x_init.dtype != x_in.dtype:
         raise ValueError(
             f"x_init must be one image or as many as x_in {tuple(x_in.shape)}, not {tuple(x_init.shape)}, {x_init.dtype}"
         )
     if first is not None and (first.shape != x_in.shape or first.dtype != x_in.dtype):
         raise ValueError(f"first must be as x_in {tuple(x_in.shape)}, {x_in.dtype}, not {tuple(first.shape)}, {first.dtype}")
-    check_norm(norm, ("l2", "linf"))
     lr = eps / 100 if lr is None else lr
-    if steps < 1 or steps != int(steps) or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
+    check_real("lr", lr)
+    check_real("stop", stop)
+    if not isinstance(steps, int) or steps < 1 or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
         raise ValueError(
             f"steps must be a whole number of at least 1, lr finite and >= 0, stop >= 0 or None, not {steps}, {lr} and {stop}"
         )
@@ -114,8 +142,6 @@ def ood_attack(
                 raise ValueError(f"the loss must return one value for each of the {len(now)} samples, not {tuple(value.shape)}")
             if not value.isfinite().all():
                 raise ValueError("the loss is not finite: there is no best image to keep")
-            if not value.requires_grad:
-                raise ValueError("the codes do not depend on the image by anything with a gradient: there is no way to follow")
             better = value.detach() < lowest[alive]
             best[alive[better]] = now.detach()[better]
             lowest[alive[better]] = value.detach()[better].to(lowest.dtype)
@@ -124,10 +150,10 @@ def ood_attack(
             left = torch.ones_like(better) if stop is None else error >= stop
             if step == steps or not left.any():
                 break
-            g = steepest(checked_gradient(torch.autograd.grad(value.sum(), now)[0])[left], norm)
+            g = steepest(gradient_of(value.sum(), now)[left], norm)
             alive, start, moved = alive[left], x_init[alive[left]], now.detach()[left]
             mean = mean[left].lerp_(g, 1 - BETAS[0])
-            largest = torch.maximum(BETAS[1] * largest[left], g.abs() + TINY)
+            largest = torch.maximum(BETAS[1] * largest[left], g.abs() + max(TINY, torch.finfo(g.dtype).tiny))
             moved -= lr * factor_of(schedule, step / steps) / (1 - BETAS[0] ** (step + 1)) * mean / largest
             now = (start + project(moved - start, eps, norm)).clamp_(0, 1)
         return best
@@ -139,8 +165,7 @@ def ood_attack(
 
 def _checked(codes: Tensor, number: int) -> Tensor:
     if not torch.is_tensor(codes) or not codes.is_floating_point() or codes.ndim < 1 or len(codes) != number:
-        got = f"{codes.dtype} {tuple(codes.shape)}" if torch.is_tensor(codes) else type(codes).__name__
-        raise ValueError(f"the encoder must return one code of floats for each of the {number} images, not {got}")
+        raise ValueError(f"the encoder must return one code of floats for each of the {number} images, not {told(codes)}")
     if not codes.isfinite().all():
         raise ValueError("the encoder returned codes that are not finite: there is nothing to match")
     return codes

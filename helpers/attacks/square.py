@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from helpers.attacks.iterated import check_search, into_ball, objective
+from helpers.inputs import check_images, check_number
 from helpers.losses import margin
 from helpers.metrics import eval_mode
 from helpers.norms import expand, length
@@ -41,11 +42,9 @@ def square(
     norm : "linf": a square is set to ±eps in each channel; "l2": the perturbation's length moves from one square to another
     reject, clip, stop : as of `attacks.pgd`
     """
-    check_search(x, y, eps, clip, queries, norm)
-    if x.ndim != 4:
-        raise ValueError(f"square needs images (N, C, H, W), not {tuple(x.shape)}")
-    if not 0 < area <= 1:
-        raise ValueError(f"area must lie in (0, 1], not {area}")
+    check_search(model, x, y, eps, clip, queries, norm, generator=generator)
+    check_images("x", x)
+    check_number("area", area, 0, 1)
     x = x.detach()
     best = x.clone()
     highest = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
@@ -57,7 +56,7 @@ def square(
             side = _side(area, query / queries, x.shape[-2:])
             tried = _stripes(held, eps, norm, generator) if query == 0 else propose(held, eps, side, generator)
             moved = into_ball(centre + tried, centre, eps, norm, clip)
-            value, fooled = objective(model(moved), y[alive], minus_margin, None, reject)
+            value, fooled = objective(model, moved, y[alive], minus_margin, None, reject)
             better = value > highest[alive]
             where = alive[better]
             best[where], highest[where], delta[where] = moved[better], value[better], tried[better]

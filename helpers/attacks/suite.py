@@ -18,6 +18,7 @@ import torch
 from helpers.attacks.iterated import apgd, check_search, pgd
 from helpers.attacks.one_step import adv_loss, random_noise
 from helpers.attacks.square import minus_margin, square
+from helpers.inputs import check_images, check_number
 from helpers.losses import others
 from helpers.metrics import eval_mode, in_batches, predict, right_and_rejected
 
@@ -141,9 +142,9 @@ def worst_case(
         the worst of them is scored by DRAWS fresh ones: one wrong answer is no success
     alive : bool (N,), images that count as right before any attack; None: those that the model reads right
     """
-    check_search(x, y, threat.eps, threat.clip, 1, threat.norm)
-    if budget < 1:
-        raise ValueError(f"budget must be at least 1 pass of an image, not {budget}")
+    check_search(model, x, y, threat.eps, threat.clip, 1, threat.norm, generator=generator)
+    check_images("x", x)
+    check_number("budget", budget, 1, whole=True)
     source, draws, passes = surrogate or model, DRAWS if random else 1, Counted()
     with eval_mode(model, source, twin):
         logits = predict(model, x)

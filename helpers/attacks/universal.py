@@ -4,15 +4,28 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.attacks.iterated import Model, deepfool, minus_log_odds
-from helpers.attacks.one_step import check_input, gradient
+from helpers.attacks.iterated import deepfool, minus_log_odds
+from helpers.attacks.one_step import gradient
+from helpers.inputs import (
+    check_finite,
+    check_floats,
+    check_generator,
+    check_input,
+    check_label_shape,
+    check_norm,
+    check_number,
+    check_pixels,
+    check_real,
+)
 from helpers.losses import log_odds
-from helpers.metrics import in_batches, predict
-from helpers.norms import check_norm, expand, length, project, steepest, unit_l2
+from helpers.metrics import classes_of, in_batches, predict
+from helpers.norms import expand, length, project, steepest, unit_l2
+from helpers.passes import Model, with_gradients
 
 Tensor = torch.Tensor
 
 
+@with_gradients
 def universal(
     model: Model,
     x: Tensor,
@@ -37,8 +50,9 @@ def universal(
     steps, candidates : of `deepfool`
     generator : orders the images; None: torch's own
     """
-    own = _classes_of(model, x, eps, norm, passes, batch_size)
-    if not 0 < fooling <= 1:
+    own = _classes_of(model, x, eps, norm, passes, batch_size, generator)
+    check_real("fooling", fooling)
+    if fooling is None or not 0 < fooling <= 1:
         raise ValueError(f"fooling must lie in (0, 1], not {fooling}")
     x = x.detach()
     v = torch.zeros_like(x[0])
@@ -59,6 +73,7 @@ def universal(
     return v
 
 
+@with_gradients
 def universal_gradient(
     model: Model,
     x: Tensor,
@@ -82,9 +97,12 @@ def universal_gradient(
     momentum : part of the direction so far that is added to each batch's gradient, both of length 1; in [0, 1)
     callback : is given v after each pass
     """
-    own = _classes_of(model, x, eps, norm, passes, batch_size)
+    own = _classes_of(model, x, eps, norm, passes, batch_size, generator)
+    check_real("step_size", step_size)
+    check_real("cap", cap)
+    check_real("momentum", momentum)
     step_size = eps / 5 if step_size is None else step_size
-    if not (0 <= step_size < torch.inf and cap > 0 and 0 <= momentum < 1):
+    if cap is None or momentum is None or not (0 <= step_size < torch.inf and cap > 0 and 0 <= momentum < 1):
         raise ValueError(
             f"step_size must be finite and >= 0, cap above 0, momentum in [0, 1), not {step_size}, {cap} and {momentum}"
         )
@@ -109,23 +127,40 @@ def fooling_rate(model: Model, x: Tensor, v: Tensor, own: Tensor | None = None) 
     """Share of images whose class under the model changes when v is added and the sum clipped to [0, 1].
 
     own : the model's classes of x, if they are known
+    raises ValueError for what is no image in [0, 1], a perturbation of another shape, and logits with NaN
     """
-    own = predict(model, x).argmax(dim=1) if own is None else own
-    return (predict(model, (x + v).clamp(0, 1)).argmax(dim=1) != own).double().mean().item()
+    check_pixels("x", x)
+    check_floats("v", v, dims=3)
+    check_finite("v", v)
+    if v.shape not in (x.shape[1:], x.shape):
+        raise ValueError(
+            f"v must be one perturbation {tuple(x.shape[1:])}, or one for each of x {tuple(x.shape)}, not {tuple(v.shape)}"
+        )
+    if own is not None:
+        check_label_shape("own", own, len(x))
+    own = classes_of(predict(model, x)) if own is None else own
+    return (classes_of(predict(model, (x + v).clamp(0, 1))) != own).double().mean().item()
 
 
-def _classes_of(model: Model, x: Tensor, eps: float, norm: str, passes: int, batch_size: int) -> Tensor:
+def _classes_of(
+    model: Model, x: Tensor, eps: float, norm: str, passes: int, batch_size: int, generator: torch.Generator | None
+) -> Tensor:
     check_norm(norm, ("l2", "linf"))
+    check_floats("x", x, dims=2)
+    check_number("passes", passes, whole=True)
+    check_number("batch_size", batch_size, whole=True)
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, not {passes} and {batch_size}")
-    check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True)
-    return predict(model, x).argmax(dim=1)
+    check_generator(generator)
+    check_input(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), eps, True, norm)
+    return classes_of(predict(model, x))
 
 
 def _order(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randperm(len(x), generator=generator, device=generator.device if generator else "cpu").to(x.device)
 
 
+@with_gradients
 def targeted_gradient(
     model: Model,
     x: Tensor,
@@ -144,8 +179,11 @@ def targeted_gradient(
     The paper's eq. 4 expands the loss at x + delta without saying where to go; eps, step and confidence are the authors'
     script's.
     """
-    check_input(x, target, eps, clip)
-    if steps < 1 or not 0 <= step < torch.inf or not 0 < confidence < 1:
+    check_input(x, target, eps, clip, "linf")
+    check_number("steps", steps, whole=True)
+    check_real("step", step)
+    check_real("confidence", confidence)
+    if steps < 1 or None in (step, confidence) or not 0 <= step < torch.inf or not 0 < confidence < 1:
         raise ValueError(
             f"steps must be at least 1, step finite and >= 0, confidence in (0, 1), not {steps}, {step}, {confidence}"
         )

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from helpers.detectors.outputs import Detector, check_magnitude
+from helpers.detectors.outputs import Detector
+from helpers.inputs import check_classes, check_finite, check_floats, check_label_shape, check_no_bytes, check_number
 from helpers.metrics import eval_mode, in_batches
+from helpers.passes import call, with_gradients, works_in_place
 
 Tensor = torch.Tensor
 BATCH = 250  # images at once while a detector is fitted
+TIMES = 10.0  # rounding deviations: layers of the zoo's networks differ between float32 and float64 by up to 3
 
 
 def check_layers(network: nn.Sequential, layers: Sequence[int]) -> tuple[int, ...]:
@@ -24,19 +27,45 @@ def check_layers(network: nn.Sequential, layers: Sequence[int]) -> tuple[int, ..
     return layers
 
 
-def check_images(name: str, images: Tensor) -> None:
+def fitted_images(name: str, images: Tensor) -> None:
     """Raise ValueError, with the name, unless these are finite float images (N, ...), at least one."""
-    if images.ndim < 2 or not len(images) or not images.is_floating_point() or not images.isfinite().all():
-        raise ValueError(f"{name} must be finite float images (N, ...), not {images.dtype} {tuple(images.shape)}")
+    check_floats(name, images, dims=2)
+    check_finite(name, images)
+    check_no_bytes(name, images)
 
 
 def outputs_of(network: nn.Sequential, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
-    """What comes out after each of the layers, in one pass, which ends at the last of them."""
-    found = {}
-    for i in range(max(layers) + 1):
-        x = network[i](x)
-        found[i] = x
+    """What each of the layers returns, in one pass, which ends at the last of them.
+
+    A layer that works in place gets a copy of what is kept, x included. Where one does so without a flag `inplace`, as a function
+    of one's own may, there is a second pass, in which every layer gets one. raises ValueError where that one is the first: x
+    itself is overwritten
+    """
+    flags = [works_in_place(network[i]) or x.is_inference() for i in range(max(layers) + 1)]
+    found = _outputs(network, x, set(layers), flags) or _outputs(network, x, set(layers), [True] * len(flags))
     return [found[i] for i in layers]
+
+
+def _outputs(network: nn.Sequential, x: Tensor, wanted: set[int], overwrites: list[bool]) -> dict[int, Tensor] | None:
+    """The outputs of the wanted layers, or None where one of them was overwritten by a later layer."""
+    kept, versions, last = {-1: x}, {-1: _version(x)}, x
+    for i, copies in enumerate(overwrites):
+        if copies and any(_shares(last, value) for value in kept.values()):
+            last = last.clone()
+        last = call(network[i], last)
+        if i in wanted:
+            kept[i], versions[i] = last, _version(last)
+    if _version(x) != versions[-1]:
+        raise ValueError("the network's first layer overwrites the images that it is given: let it work on a copy, x.clone()")
+    return kept if all(_version(kept[i]) == version for i, version in versions.items()) else None
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
+def _shares(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def pooled(feature: Tensor) -> Tensor:
@@ -56,9 +85,32 @@ class Gaussians(nn.Module):
         self.register_buffer("whitening", whitening)
 
     def forward(self, features: Tensor) -> Tensor:
-        whitening, means = self.whitening.to(features.dtype), self.means.to(features.dtype)
+        whitening, means = self.whitening.double(), self.means.double()
         centre = means.mean(dim=0)
-        return (((features - centre) @ whitening)[:, None] - (means - centre) @ whitening).square().sum(dim=2)
+        distances = (((features.double() - centre) @ whitening)[:, None] - (means - centre) @ whitening).square().sum(dim=2)
+        return distances.to(features.dtype)
+
+    @classmethod
+    def fit(cls, features: Tensor, labels: Tensor, classes: int, precision: float) -> "Gaussians":
+        """Of features (N, d) float64 of the classes labels, as a network gave them that rounds by the share `precision`.
+
+        Each feature is taken in units of its own deviation, so that no score depends on a feature's units; a feature, then a
+        direction, that varies by less than TIMES its rounding counts for nothing. raises ValueError where none is left
+        """
+        number = labels.bincount(minlength=classes)
+        means = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features) / number[:, None]
+        centred = features - means[labels]
+        spread, rounding = centred.square().mean(dim=0).sqrt(), precision * features.abs().amax(dim=0)
+        alive = spread > TIMES * rounding
+        spread, rounding = spread[alive], rounding[alive]
+        units = centred[:, alive] / spread
+        variance, axes = torch.linalg.eigh(units.T @ units / len(units))
+        kept = variance > TIMES**2 * (axes * (rounding / spread)[:, None]).square().sum(dim=0)
+        if not kept.any():
+            raise ValueError("all images of a class have the same features: they have no covariance")
+        whitening = features.new_zeros(len(alive), int(kept.sum()))
+        whitening[alive] = axes[:, kept] / variance[kept].sqrt() / spread[:, None]
+        return cls(means, whitening)
 
 
 class Mahalanobis(Detector):
@@ -73,10 +125,12 @@ class Mahalanobis(Detector):
 
     def __init__(self, network: nn.Sequential, layers: Sequence[int], gaussians: Sequence[Gaussians], magnitude: float = 0.0):
         super().__init__()
-        self.network, self.layers, self.magnitude = network, check_layers(network, layers), check_magnitude(magnitude)
+        check_number("magnitude", magnitude, 0)
+        self.network, self.layers, self.magnitude = network, check_layers(network, layers), magnitude
         self.gaussians = nn.ModuleList(gaussians)
 
     @classmethod
+    @with_gradients
     def fit(
         cls, network: nn.Sequential, images: Tensor, labels: Tensor, layers: Sequence[int], magnitude: float = 0.0
     ) -> "Mahalanobis":
@@ -84,13 +138,14 @@ class Mahalanobis(Detector):
 
         layers : indices into the network, of which the output counts
         magnitude : of the preprocessing, in units of x
-        Σ⁻¹ is the pseudo-inverse, as in the authors' code: directions in which no image varies, such as those of dead channels,
-        count for nothing. raises ValueError for labels that do not fit, a class without images, and a layer that never varies
+        Σ⁻¹ is a pseudo-inverse, as in the authors' code, but in units of each feature's own deviation (`Gaussians.fit`):
+        directions in which no image varies, such as those of dead channels, count for nothing. raises ValueError for labels that
+        do not fit, a class without images, and a layer that never varies
         """
         layers = check_layers(network, layers)
-        check_images("images", images)
-        if labels.shape != (len(images),) or labels.dtype != torch.int64 or labels.min() < 0:
-            raise ValueError(f"labels must be int64 from 0, one per image, not {labels.dtype} {tuple(labels.shape)}")
+        fitted_images("images", images)
+        check_label_shape("labels", labels, len(images))
+        check_classes(labels)
         number = labels.bincount()
         if not number.all():
             raise ValueError(f"every class needs images; there are none of {number.eq(0).nonzero().flatten().tolist()}")
@@ -101,17 +156,14 @@ class Mahalanobis(Detector):
         with torch.no_grad(), eval_mode(network):
             widths = [pooled(f).shape[1] for f in outputs_of(network, images[:1], layers)]
             found = in_batches(features, images, batch_size=BATCH)
-        precision = torch.finfo(found.dtype).eps
+        # Of float32 also for a network in float64, whose weights were float32 before: the same directions count in both
+        precision = max(torch.finfo(dtype).eps for dtype in (found.dtype, torch.float32))
         gaussians = []
         for i, f in zip(layers, found.double().split(widths, dim=1), strict=True):
-            means = f.new_zeros(len(number), f.shape[1]).index_add_(0, labels, f) / number[:, None]
-            centred = f - means[labels]
-            variance, axes = torch.linalg.eigh(centred.T @ centred / len(f))
-            # Below that share of the largest one, a variance is the rounding of the network's own precision
-            kept = variance > variance[-1] * len(variance) * precision
-            if not kept.any() or not variance[-1] > 0:
-                raise ValueError(f"layer {i} gives all images of a class the same features: it has no covariance")
-            gaussians.append(Gaussians(means, axes[:, kept] / variance[kept].sqrt()))
+            try:
+                gaussians.append(Gaussians.fit(f, labels, len(number), precision))
+            except ValueError as error:
+                raise ValueError(f"layer {i}: {error}") from None
         return cls(network, layers, gaussians, magnitude).to(images.device)
 
     def _score(self, x: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from helpers.detectors.features import BATCH, check_images, check_layers, outputs_of
+from helpers.detectors.features import BATCH, check_layers, fitted_images, outputs_of
 from helpers.detectors.outputs import Detector, logits_of
+from helpers.inputs import check_module, check_number
 from helpers.layers import Residual
 from helpers.metrics import eval_mode, predict
+from helpers.passes import with_gradients
 
 Tensor = torch.Tensor
 EPS = 1e-40  # of Liang et al. 2020, H.2
@@ -120,6 +122,7 @@ class Gram(Detector):
         self.register_buffer("expected", expected)
 
     @classmethod
+    @with_gradients
     @torch.no_grad()
     def fit(
         cls,
@@ -138,11 +141,11 @@ class Gram(Detector):
         by_confidence : divide an image's deviations by its largest softmax probability, as the authors' code does
         raises ValueError for a class that no image is taken for, and for held-out images of which none deviates
         """
+        check_module("network", network, nn.Sequential)
         layers = check_layers(network, gram_layers(network) if layers is None else layers)
-        check_images("images", images)
-        check_images("held_out", held_out)
-        if orders < 1:
-            raise ValueError(f"orders must be at least 1, not {orders}")
+        fitted_images("images", images)
+        fitted_images("held_out", held_out)
+        check_number("orders", orders, 1, whole=True)
         classes = predict(network, images[:1]).shape[1]
         counts = torch.zeros(classes, dtype=torch.int64, device=images.device)
         least: list[Tensor] = []

@@ -7,6 +7,7 @@ from PIL import Image
 
 from helpers.detectors.outputs import Detector, MaxSoftmax
 from helpers.glow import Glow
+from helpers.inputs import check_module, check_pixels
 from helpers.mixtures import CCU
 
 Tensor = torch.Tensor
@@ -19,8 +20,9 @@ def png_bits(x: Tensor) -> Tensor:
     Rounded to 8 bits and compressed as far as PNG does (Serrà et al. 2020); one by one, as a compressor takes one image.
     No gradient goes through. raises ValueError for what is no such image, NaN included
     """
-    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
-        raise ValueError(f"float images (N, 1 or 3, H, W) in [0, 1], without NaN, are wanted, not {x.dtype} {tuple(x.shape)}")
+    check_pixels("x", x, least=0)
+    if x.shape[1] not in (1, 3):
+        raise ValueError(f"images (N, 1 or 3, H, W) are wanted, as PNG has them, not {tuple(x.shape)}")
     pixels = (255 * x.detach()).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     lengths = [_png_bytes(image[..., 0] if x.shape[1] == 1 else image) for image in pixels]
     return 8 * torch.tensor(lengths, dtype=x.dtype, device=x.device) / x[:1].numel() if lengths else x.new_zeros(0)
@@ -37,6 +39,7 @@ class Likelihood(Detector):
 
     def __init__(self, flow: Glow):
         super().__init__()
+        check_module("flow", flow, Glow)
         self.flow = flow
 
     def _score(self, x: Tensor) -> Tensor:
@@ -61,13 +64,14 @@ class Certain(Detector):
     """How sure CCU is (Meinke & Hein 2020; `mixtures.CCU`): score = max over y of log p(y|x); encode = the classifier's logits,
     of which the score is no function.
 
-    aim = the log ratio of the two mixtures' densities, up to where the classifier alone decides, plus the score of the
+    aim = the log ratio of the two mixtures' densities, up to where the classifier alone decides, which is 0, plus the aim of the
     classifier as `MaxSoftmax`; in float64. Far from the data the score is −log K, but for what rounding takes: it has no gradient
     that an attack could follow, while the ratio says how far there is to go
     """
 
     def __init__(self, ccu: CCU):
         super().__init__()
+        check_module("ccu", ccu, CCU)
         self.ccu = ccu
 
     def _score(self, x: Tensor) -> Tensor:
@@ -77,4 +81,4 @@ class Certain(Detector):
         return self.ccu.encode(x)
 
     def _aim(self, x: Tensor) -> Tensor:
-        return self.ccu.log_ratio(x).clamp(max=SURE) + MaxSoftmax(self.ccu.classifier)(x)
+        return (self.ccu.log_ratio(x) - SURE).clamp(max=0) + MaxSoftmax(self.ccu.classifier).aim(x)

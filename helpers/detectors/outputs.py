@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from helpers.losses import check_shapes, log_odds
+from helpers.inputs import check_choice, check_floats, check_logit_shape, check_module, check_no_bytes, check_number
+from helpers.losses import log_odds
 from helpers.metrics import eval_mode
 from helpers.norms import length
+from helpers.passes import call, with_gradients
 
 Tensor = torch.Tensor
 JEM_SCORES = ("log p", "max softmax", "gradient norm")
@@ -21,21 +23,24 @@ class Detector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.score(x)
 
+    @with_gradients
     def score(self, x: Tensor) -> Tensor:
         """How much x (N, ...) looks like the network's data: (N,), higher is more in-distribution."""
         with eval_mode(self):
-            return self._score(_checked(x, self))
+            return _told(self._score(_checked(x, self)), x)
 
+    @with_gradients
     def encode(self, x: Tensor) -> Tensor:
         """The vector of each sample that an attack has to match: (N, d)."""
         with eval_mode(self):
-            return self._encode(_checked(x, self))
+            return _told(self._encode(_checked(x, self)), x)
 
+    @with_gradients
     def aim(self, x: Tensor) -> Tensor:
         """What to climb for a higher score: (N,), the score itself unless a detector says otherwise. A score that saturates has
         no gradient far from the data: an attack that climbs it stands still there, and the detector only looks strong."""
         with eval_mode(self):
-            return self._aim(_checked(x, self))
+            return _told(self._aim(_checked(x, self)), x)
 
     def _score(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -48,10 +53,7 @@ class Detector(nn.Module):
 
 
 def _checked(x: Tensor, detector: nn.Module) -> Tensor:
-    if x.ndim < 2 or not x.is_floating_point() or x.numel() == 0:
-        raise ValueError(f"a float tensor (N, ...) of one sample or more is wanted, not {x.dtype} {tuple(x.shape)}")
-    if not x.isfinite().all():
-        raise ValueError("x contains NaN or infinity: no score can be given")
+    check_floats("x", x, dims=2)
     # Of parameters alone: what is fitted in float64 to a network in float32 lies in buffers, and follows x by itself. Of several
     # precisions, as CCU's mixtures may have another than its classifier, any will do
     own = {p.dtype for p in detector.parameters() if p.is_floating_point()}
@@ -61,24 +63,48 @@ def _checked(x: Tensor, detector: nn.Module) -> Tensor:
     return x
 
 
-def check_magnitude(magnitude: float) -> float:
-    """The magnitude of a preprocessing, in units of x; raises ValueError unless it is finite and at least 0."""
-    if not 0 <= magnitude < math.inf:
-        raise ValueError(f"magnitude must be finite and at least 0, in units of x, not {magnitude}")
-    return magnitude
+def _told(found: Tensor, x: Tensor) -> Tensor:
+    """What a detector says of x, after a look at both: one transfer to the host."""
+    ends = x.detach().aminmax()
+    low, high, unknown = torch.stack([*ends, found.detach().isnan().any().to(x.dtype)]).tolist()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("x contains NaN or infinity: no score can be given")
+    if unknown:
+        raise ValueError("the network gives NaN for finite x: no score can be given")
+    check_no_bytes("x", x.detach(), high)
+    return found
 
 
 def logits_of(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """network(x); raises ValueError unless that is (N, K) with two classes or more."""
-    logits = network(x)
-    check_shapes(logits, torch.empty(len(x), dtype=torch.int64))
+    logits = call(network, x)
+    check_logit_shape(logits, len(x))
     return logits
 
 
 def log_max_softmax(logits: Tensor) -> Tensor:
     """log of the largest softmax probability, (N,). From the log odds: 1 − 1e-30 is told from 1 − 1e-20 also in float32, where
     a softmax and a log softmax both round to the same value from 1 − 1e-8 on."""
-    return logsigmoid(log_odds(logits, logits.argmax(dim=1)))
+    return logsigmoid(_odds(logits))
+
+
+def past_confidence(logits: Tensor) -> Tensor:
+    """`log_max_softmax`, and something that goes on rising where that has rounded to 0: (N,), for an attack to climb."""
+    odds = _odds(logits)
+    return going_on(logsigmoid(odds), odds)
+
+
+def _odds(logits: Tensor) -> Tensor:
+    return log_odds(logits, logits.argmax(dim=1))
+
+
+def going_on(score: Tensor, odds: Tensor) -> Tensor:
+    """A score that is log p for log odds, and so saturates, with a slope past the last odds at which its own is exact: (N,).
+
+    The slope is what the score's is there: small enough to change no score before, large enough for the precision.
+    """
+    last = -0.75 * math.log(torch.finfo(odds.dtype).tiny)  # 65.5 in float32; the score itself rounds to 0 at 104
+    return score + (odds - last).relu() * math.exp(-last)
 
 
 class MaxSoftmax(Detector):
@@ -91,10 +117,14 @@ class MaxSoftmax(Detector):
 
     def __init__(self, network: nn.Module, *, features: nn.Module | None = None):
         super().__init__()
+        check_module("network", network)
         self.network, self.features = network, features
 
     def _score(self, x: Tensor) -> Tensor:
         return log_max_softmax(logits_of(self.network, x))
+
+    def _aim(self, x: Tensor) -> Tensor:
+        return past_confidence(logits_of(self.network, x))
 
     def _encode(self, x: Tensor) -> Tensor:
         return logits_of(self.network, x) if self.features is None else self.features(x).flatten(1)
@@ -115,10 +145,12 @@ class ODIN(Detector):
 
     def __init__(self, network: nn.Module, temperature: float = 1000.0, magnitude: float = 0.0014):
         super().__init__()
-        if not 1e-3 <= temperature < math.inf:
-            raise ValueError(f"temperature must be finite and at least 0.001, not {temperature}")
-        self.network, self.temperature, self.magnitude = network, temperature, check_magnitude(magnitude)
+        check_number("temperature", temperature, 1e-3)
+        check_number("magnitude", magnitude, 0)
+        check_module("network", network)
+        self.network, self.temperature, self.magnitude = network, temperature, magnitude
 
+    @with_gradients
     def preprocess(self, x: Tensor) -> Tensor:
         """x̃ of images x, like x; its gradient with respect to x is the identity."""
         if not self.magnitude:
@@ -133,6 +165,9 @@ class ODIN(Detector):
     def _score(self, x: Tensor) -> Tensor:
         return log_max_softmax(self._encode(x) / self.temperature)
 
+    def _aim(self, x: Tensor) -> Tensor:
+        return past_confidence(self._encode(x) / self.temperature)
+
     def _encode(self, x: Tensor) -> Tensor:
         return logits_of(self.network, self.preprocess(x))
 
@@ -146,6 +181,7 @@ class OutlierExposure(Detector):
 
     def __init__(self, network: nn.Module):
         super().__init__()
+        check_module("network", network)
         self.network = network
 
     def _score(self, x: Tensor) -> Tensor:
@@ -164,8 +200,10 @@ class Ensemble(Detector):
 
     def __init__(self, networks: Sequence[nn.Module]):
         super().__init__()
-        if not len(networks):
-            raise ValueError("an ensemble needs one network or more")
+        if isinstance(networks, nn.Module) or not len(networks):
+            raise ValueError("an ensemble needs a list of one network or more")
+        for network in networks:
+            check_module("networks", network)
         self.networks = nn.ModuleList(networks)
 
     def _logits(self, x: Tensor) -> list[Tensor]:
@@ -175,7 +213,17 @@ class Ensemble(Detector):
         return logits
 
     def _score(self, x: Tensor) -> Tensor:
-        log_p = torch.stack([z.log_softmax(dim=1) for z in self._logits(x)]).logsumexp(dim=0) - math.log(len(self.networks))
+        return self._minus_entropy(self._log_p(x))
+
+    def _aim(self, x: Tensor) -> Tensor:
+        log_p = self._log_p(x)
+        return going_on(self._minus_entropy(log_p), _odds(log_p))
+
+    def _log_p(self, x: Tensor) -> Tensor:
+        return torch.stack([z.log_softmax(dim=1) for z in self._logits(x)]).logsumexp(dim=0) - math.log(len(self.networks))
+
+    @staticmethod
+    def _minus_entropy(log_p: Tensor) -> Tensor:
         # The largest probability as one minus the rest: so near 1 its own logarithm would be rounding
         log_p = log_p.scatter(1, log_p.argmax(dim=1, keepdim=True), -math.inf)
         p = log_p.exp()
@@ -196,8 +244,8 @@ class JEM(Detector):
 
     def __init__(self, network: nn.Module, score: str = "log p"):
         super().__init__()
-        if score not in JEM_SCORES:
-            raise ValueError(f"score must be one of {', '.join(JEM_SCORES)}, not {score!r}")
+        check_choice("score", score, JEM_SCORES)
+        check_module("network", network)
         self.network, self.kind = network, score
 
     def _score(self, x: Tensor) -> Tensor:
@@ -210,6 +258,9 @@ class JEM(Detector):
             x = x if wanted else x.detach().requires_grad_()
             [g] = torch.autograd.grad(self._encode(x).logsumexp(dim=1).sum(), x, create_graph=wanted)
         return -length(g)
+
+    def _aim(self, x: Tensor) -> Tensor:
+        return past_confidence(self._encode(x)) if self.kind == "max softmax" else self._score(x)
 
     def _encode(self, x: Tensor) -> Tensor:
         return logits_of(self.network, x)
