@@ -64,13 +64,16 @@ def check_norm(norm: str, allowed: tuple[str, ...] = NORMS) -> None:
     check_choice("norm", norm, allowed)
 
 
-def check_eps(eps: float, norm: str | None = None, image: int | None = None) -> None:
-    """A radius: finite and at least 0. With the norm and the number of values of an image in [0, 1]: one that says something."""
+def check_eps(eps: float, norm: str | None = None, image: int | None = None, clip: bool = True) -> None:
+    """A radius: finite and at least 0. With the norm and the number of values of an image in [0, 1]: one that says something.
+
+    clip : False for what may leave [0, 1]: then twice as far
+    """
     check_number("eps", eps, 0)
     if norm is None or image is None:
         return
     most = {"linf": 1.0, "l2": max(FAR, 2 * math.sqrt(image)), "l1": max(FAR, 2.0 * image)}[norm]
-    if eps > most:
+    if eps > most * (1 if clip else 2):
         raise ValueError(f"eps = {eps:g} in {norm} reaches past any image of pixels in [0, 1]: give it in units of these pixels, "
                          f"for 8-bit steps as {eps:g}/255")  # fmt: skip
 
@@ -239,7 +242,7 @@ def check_input(x: Tensor, y: Tensor, eps: float, clip: bool, norm: str | None =
         raise ValueError(f"labels run from {first:.0f}; classes are 0 and up")
     if norm is not None:
         check_norm(norm)
-        check_eps(eps, norm, x[0].numel() if x.ndim == 4 and low >= 0 and high <= 1 else None)
+        check_eps(eps, norm, x[0].numel() if x.ndim == 4 and low >= 0 and high <= 1 else None, clip)
 
 
 def check_probabilities(name: str, p: Tensor) -> None:
