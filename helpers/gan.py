@@ -2,6 +2,7 @@
 (Radford et al. 2016): a generator that draws images of a wanted class, and the discriminator that it learns against."""
 
 import math
+import numbers
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from helpers import training
 from helpers.checkpoints import Checkpoint, account, restore, store
 from helpers.data import Split
-from helpers.inputs import check_classes, check_generator, check_label_shape, check_module, check_number, check_real
+from helpers.inputs import check_classes, check_generator, check_label_shape, check_module, check_number, check_real, check_whole
 from helpers.metrics import eval_mode, in_batches
 
 Tensor = torch.Tensor
@@ -73,7 +74,7 @@ class Discriminator(nn.Module):
 
 
 def _check(shape: Shape, *sizes: int) -> None:
-    whole = all(isinstance(n, int) for n in (*shape, *sizes))
+    whole = all(isinstance(n, numbers.Integral) for n in (*shape, *sizes))
     if len(shape) != 3 or not whole or min(*shape, *sizes) < 1 or shape[1] % 4 or shape[2] % 4:
         wanted = "a shape of channels, height and width, the last two divisible by 4, and sizes of at least 1"
         raise ValueError(f"{wanted} are wanted, not {tuple(shape)} and {', '.join(map(str, sizes))}")
@@ -160,8 +161,9 @@ def by_turns(
     """
     check_number("seed", seed, whole=True)
     check_real("lr", lr)
-    whole = isinstance(epochs, int) and isinstance(batch_size, int)
-    if not whole or epochs < 1 or batch_size < 1 or lr is None or not 0 < lr < math.inf:
+    check_whole("epochs", epochs)
+    check_whole("batch_size", batch_size)
+    if None in (epochs, batch_size, lr) or epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     checkpoint, device = Checkpoint.of(checkpoint), data.images.device
     torch.manual_seed(seed)

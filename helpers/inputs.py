@@ -258,7 +258,7 @@ def check_probabilities(name: str, p: Tensor) -> None:
 def check_shape(name: str, shape, *, divisor: int = 1) -> tuple[int, int, int]:
     """The shape (C, H, W) of an image, whole numbers above 0, the last two divisible by `divisor`; returned as a tuple."""
     fits = isinstance(shape, tuple | list | torch.Size) and len(shape) == 3
-    if not fits or not all(isinstance(n, int) and n > 0 for n in shape) or shape[1] % divisor or shape[2] % divisor:
+    if not fits or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape) or shape[1] % divisor or shape[2] % divisor:
         also = f", H and W divisible by {divisor}" if divisor > 1 else ""
         raise ValueError(f"{name} must be a shape (C, H, W) of whole numbers above 0{also}, not {shape!r}")
     return tuple(shape)

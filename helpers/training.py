@@ -21,6 +21,7 @@ from helpers.inputs import (
     check_no_bytes,
     check_number,
     check_real,
+    check_whole,
 )
 from helpers.metrics import eval_mode
 from helpers.precision import FUSED, check_precision, in_bf16
@@ -79,8 +80,9 @@ def fit(
     check_number("seed", seed, whole=True)
     check_real("lr", lr)
     check_real("clip", clip)
-    whole = isinstance(epochs, int) and isinstance(batch_size, int)
-    if not whole or epochs < 1 or batch_size < 1 or lr is None or not 0 < lr < math.inf:
+    check_whole("epochs", epochs)
+    check_whole("batch_size", batch_size)
+    if None in (epochs, batch_size, lr) or epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs and batch_size must be at least 1 and lr finite and above 0, not {epochs}, {batch_size}, {lr}")
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be a finite number above 0, or None for no clipping, not {clip}")

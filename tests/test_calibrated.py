@@ -181,5 +181,5 @@ def test_what_does_not_fit_is_refused():
         fitted(data=more)
     broken = toy()
     broken.images[0] = math.nan
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+    with pytest.raises(ValueError, match="images contains NaN or infinity"):
         fitted(data=broken)

@@ -245,9 +245,11 @@ def test_data_that_does_not_fit_is_refused():
 def test_a_loss_that_is_no_longer_finite_is_an_error_and_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     data = toy()
-    data.images[5, 0, 0, 0] = 1e38  # finite, and its square is not
+    broken = small()
+    with torch.no_grad():
+        next(broken.generator.parameters()).fill_(math.nan)
     with pytest.raises(FloatingPointError, match="in epoch 1: lower the learning rate"):
-        fitted(data=data, checkpoint=tmp_path / "a.pt")
+        fitted(broken, data, checkpoint=tmp_path / "a.pt")
     data.images[5, 0, 0, 0] = math.nan
     with pytest.raises(ValueError, match="images contains NaN or infinity"):
         fitted(data=data, checkpoint=tmp_path / "a.pt")

@@ -221,9 +221,9 @@ def test_bad_settings_are_refused():
         with pytest.raises(ValueError, match="components from 1 to the 5 images"):
             GaussianMixture.fit(x, **{"seed": 0, **wrong})
     for wrong in [x[0], x.long(), x * torch.nan]:
-        with pytest.raises(ValueError, match=r"images must be images \(N, C, H, W\)"):
+        with pytest.raises(ValueError, match=r"images (must be (images|a float tensor)|contains NaN)"):
             GaussianMixture.fit(wrong, 1, seed=0)
-    with pytest.raises(ValueError, match=r"images \(N, 1, 2, 3\) are wanted, not \(5, 1, 3, 2\)"):
+    with pytest.raises(ValueError, match=r"x must be \(N, 1, 2, 3\), not .*\(5, 1, 3, 2\)"):
         mixture([0.5], [1.0]).log_density(x.transpose(2, 3))
     with pytest.raises(ValueError, match="both mixtures must be of images of one shape"):
         CCU(Sure(), mixture([0.5], [1.0]), GaussianMixture((1, 2, 2), 1))

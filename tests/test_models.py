@@ -1,8 +1,10 @@
 """Networks, saving and loading them, and every network that ships with the book against its card."""
 
 import json
+import math
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -584,3 +586,66 @@ def test_the_last_convolution_of_a_residual_network_is_in_its_last_block():
     network = models.resnet(2, (2, 3, 4))
     cut = models.last_convolution(network)
     assert isinstance(network[cut - 1], models.Residual) and isinstance(network[cut], nn.AdaptiveAvgPool2d)
+
+
+# what must not reach the zoo, and what is damaged there
+
+
+ABOUT = {"architecture": {"name": "mlp", "arguments": {"inputs": 4, "hidden": [3], "classes": 2}}}
+
+
+def tiny(value: float = 0.5) -> nn.Sequential:
+    made = mlp(4, (3,), 2)
+    with torch.no_grad():
+        made[1].weight.fill_(value)
+    return made
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
+def test_values_that_float16_cannot_hold_are_refused_and_what_there_was_stays(tmp_path, value):
+    path = save_pretrained("paper/a", tiny(), ABOUT, folder=tmp_path)
+    before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
+    with pytest.raises(ValueError, match=r"1\.weight holds NaN, infinity, or values past 65504.*nothing was saved"):
+        save_pretrained("paper/a", tiny(value), ABOUT, folder=tmp_path)
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
+
+
+def test_a_disk_that_is_full_leaves_the_network_that_there_was(tmp_path, monkeypatch):
+    path = save_pretrained("paper/a", tiny(), ABOUT, folder=tmp_path)
+    before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
+    write = Path.write_bytes
+
+    def full(self, content):
+        if ".json." in self.name:
+            raise OSError(28, "No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_pretrained("paper/a", tiny(0.25), ABOUT, folder=tmp_path)
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["../a", "paper/../../a", "/a", "", "a b", "paper//a", ".hidden"])
+def test_names_that_leave_the_folder_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="name must be words of letters"):
+        save_pretrained(name, tiny(), ABOUT, folder=tmp_path / "zoo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_files_of_the_zoo_are_named(tmp_path):
+    path = save_pretrained("paper/a", tiny(), ABOUT, folder=tmp_path)
+    weights, card = path.read_bytes(), path.with_suffix(".json").read_bytes()
+    for content, message in ((b"", "cannot be read"), (weights[:-8], "cannot be read"), (b"x" * 100, "cannot be read")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"a\.safetensors {message}.*restore it"):
+            models.load_pretrained("paper/a", folder=tmp_path)
+    path.write_bytes(weights)
+    path.with_suffix(".json").write_bytes(card[:-10])
+    with pytest.raises(ValueError, match=r"a\.json is damaged"):
+        models.load_pretrained("paper/a", folder=tmp_path)
+    path.with_suffix(".json").write_bytes(card.replace(b'"classes": 2', b'"classes": 3'))
+    with pytest.raises(ValueError, match="its card do not fit"):
+        models.load_pretrained("paper/a", folder=tmp_path)
+    with pytest.raises(ValueError, match="no network named 'paper/b'"):
+        models.load_pretrained("paper/b", folder=tmp_path)

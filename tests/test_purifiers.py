@@ -272,7 +272,7 @@ def test_images_of_another_shape_are_refused(build):
     for shape in ((1, 28, 27), (3, 28, 28), (1, 14, 56)):
         with pytest.raises(ValueError, match=r"x must be \(N, 1, 28, 28\), not .*\(2, "):
             network(images(2, shape))
-    with pytest.raises(ValueError, match="are wanted"):
+    with pytest.raises(ValueError, match="add the batch dimension"):
         network(images(1, GRAY)[0])
 
 

@@ -24,6 +24,7 @@ from helpers.checkpoints import Checkpoint
 from helpers.data import Split, load
 from helpers.losses import hr_loss
 from helpers.metrics import accuracy
+from helpers.models import mlp, resnet18
 from helpers.norms import length
 from helpers.precision import PRECISIONS
 from helpers.training import fit, shorten
@@ -976,3 +977,32 @@ def test_clipping_takes_parameters_of_any_shape():
 def test_an_objective_that_is_no_scalar_is_refused():
     with pytest.raises(ValueError, match="must return a scalar"):
         fitted(objective=lambda m, x, y: nn.functional.cross_entropy(m(x), y, reduction="none"))
+
+
+def test_a_last_batch_of_one_image_is_refused_before_training_where_batch_normalisation_cannot_take_it():
+    data, steps = Split("toy/train", torch.rand(9, 3, 32, 32), torch.arange(9) % 3, ("0", "1", "2")), []
+
+    def objective(model, x, y):
+        steps.append(len(x))
+        return cross_entropy(model(x), y)
+
+    with pytest.raises(ValueError, match="9 images in batches of 4 leave one image alone.*take another batch_size"):
+        fit(resnet18(8, 3, 3, "batch"), data, objective, epochs=1, lr=0.01, batch_size=4, seed=0)
+    assert not steps
+    fit(resnet18(8, 3, 3, "batch"), data, objective, epochs=1, lr=0.01, batch_size=3, seed=0)
+    maps = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(1800, 3))
+    fit(maps, data, objective, epochs=1, lr=0.01, batch_size=4, seed=0)
+    assert steps == [3, 3, 3, 4, 4, 1]
+
+
+def test_a_training_without_a_gradient_is_refused_in_words():
+    network = mlp(4, (3,), 2)
+    data = Split("toy/train", torch.rand(4, 1, 2, 2), torch.arange(4) % 2, ("0", "1"))
+
+    def objective(model, x, y):
+        return cross_entropy(model(x), y)
+
+    with torch.no_grad(), pytest.raises(ValueError, match="has no gradient: train outside of torch.no_grad"):
+        fit(network, data, objective, epochs=1, lr=0.1, seed=0)
+    with pytest.raises(ValueError, match=r"has no gradient.*load_pretrained after \.requires_grad_\(\)"):
+        fit(network.requires_grad_(False), data, objective, epochs=1, lr=0.1, seed=0)

@@ -1,6 +1,7 @@
 """The attack on what detects inputs out of distribution: an image of something else that an encoder cannot tell from one of its
 own (Liang et al. 2020). Nothing here knows a class: what is attacked is any function of images."""
 
+import numbers
 from collections.abc import Callable
 
 import torch
@@ -120,7 +121,7 @@ def ood_attack(
     lr = eps / 100 if lr is None else lr
     check_real("lr", lr)
     check_real("stop", stop)
-    if not isinstance(steps, int) or steps < 1 or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
+    if not isinstance(steps, numbers.Integral) or steps < 1 or not 0 <= lr < torch.inf or (stop is not None and not stop >= 0):
         raise ValueError(
             f"steps must be a whole number of at least 1, lr finite and >= 0, stop >= 0 or None, not {steps}, {lr} and {stop}"
         )
