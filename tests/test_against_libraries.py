@@ -53,7 +53,7 @@ def test_fgsm_is_that_of_both(digits):
 @pytest.mark.parametrize(("norm", "name"), [("l2", "L2FastGradientAttack"), ("linf", "LinfFastGradientAttack")])
 def test_adv_loss_is_the_fast_gradient_attack(digits, norm, name):
     model, x, y = digits
-    equal(adv_loss(model, x, y, eps=1.5, norm=norm), foolbox(getattr(fb.attacks, name)(random_start=False), model, x, y, 1.5))
+    equal(adv_loss(model, x, y, eps=0.9, norm=norm), foolbox(getattr(fb.attacks, name)(random_start=False), model, x, y, 0.9))
 
 
 def test_targeted_fgsm_toward_the_least_likely_class_is_that_of_both(digits):

@@ -97,7 +97,7 @@ def test_a_sound_network_is_not_flagged_in_linf_either(sound, clip):
     lines = checks.judge_checks(pd.Series(c), eps=0.3, radii=LINF["radii"], chance=0.34, unbounded=1.0)
     assert all(good for _, good, _ in lines), lines
     assert ("PGD inside [0, 1] is weaker" in [name for name, _, _ in lines]) == ("PGD, inside [0, 1]" in c) == (not clip)
-    assert len(lines) == (9 if clip else 10)
+    assert len(lines) == (11 if clip else 12)
 
 
 def test_random_noise_and_the_literal_gradient_are_of_the_norm_asked_for(sound):

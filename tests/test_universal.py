@@ -155,7 +155,7 @@ def test_universal_gradient_is_the_plain_loop(norm, batch_size):
     model, x = network(), images()
     how = {"passes": 3, "batch_size": batch_size}
     expected = plain_ascent(model, x, EPS[norm], norm, generator=seeded(3), **how)
-    v = universal_gradient(model, x, eps=EPS[norm], norm=norm, generator=seeded(3), **how)
+    v = universal_gradient(model, x, eps=EPS[norm], norm=norm, momentum=0, generator=seeded(3), **how)
     torch.testing.assert_close(v, expected, rtol=0, atol=1e-9)
 
 
@@ -352,10 +352,10 @@ def test_what_is_fooled_by_more_than_the_cap_does_not_pull():
     x = on_line(0.45)
     whole = sum(0.1 * (1 - 0.9 * k / 5) for k in range(5))
     for cap, expected in ((9.0, whole), (0.05, 0.1)):
-        v = universal_gradient(line, x, eps=1.0, passes=5, step_size=0.1, cap=cap)
+        v = universal_gradient(line, x, eps=1.0, passes=5, step_size=0.1, momentum=0, cap=cap)
         assert v.flatten()[0].item() == pytest.approx(expected), cap
     near = on_line(0.45, 0.1)  # the other one goes on pulling
-    v = universal_gradient(line, near, eps=1.0, passes=5, step_size=0.1, cap=0.05)
+    v = universal_gradient(line, near, eps=1.0, passes=5, step_size=0.1, momentum=0, cap=0.05)
     assert v.flatten()[0].item() == pytest.approx(whole)
 
 
@@ -369,6 +369,8 @@ def test_both_fool_many_digits_and_random_signs_fool_few():
     for make in (universal, universal_gradient):
         v = make(model, x, eps=eps, generator=seeded())
         assert fooling_rate(model, held, v) > 0.5, make.__name__
+    plain = universal_gradient(model, x, eps=eps, passes=5, momentum=0, generator=seeded())
+    assert fooling_rate(model, held, v) >= fooling_rate(model, held, plain), "momentum and more passes take no less"
 
 
 def test_the_fooling_rate_counts_changed_classes_of_clipped_images():
@@ -653,10 +655,19 @@ def test_deepfools_steps_are_refused_through_universal():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"step_size": -0.1}, {"step_size": math.nan}, {"step_size": math.inf}, {"cap": 0}, {"cap": -1}, {"cap": math.nan}]
+    "bad",
+    [
+        {"step_size": -0.1},
+        {"step_size": math.nan},
+        {"step_size": math.inf},
+        {"cap": 0},
+        {"cap": -1},
+        {"cap": math.nan},
+        {"momentum": 1.0},
+    ],
 )
 def test_a_step_or_cap_that_leads_nowhere_is_refused(bad):
-    with pytest.raises(ValueError, match="step_size must be finite and >= 0 and cap above 0"):
+    with pytest.raises(ValueError, match="step_size must be finite and >= 0, cap above 0, momentum in"):
         universal_gradient(network(), images(3), eps=0.1, **bad)
 
 
