@@ -114,8 +114,8 @@ def pgd(
     """Projected gradient ascent in the L2 or L∞ ball (Madry et al. 2018), with restarts.
 
     steps, restarts : the first restart begins at x, the others at random points of the ball (`norms.random_in_ball`)
-    step : "cosine", steps that fall to nothing along half a cosine: they cross the ball first and settle at the end, which in ten
-        steps finds what forty of one length do not; or "constant", Madry's
+    step : "cosine", steps that fall to nothing along half a cosine: they cross the ball first and settle at the end; or
+        "constant", Madry's
     step_size : length of the first step; 2 eps if not given, and 2.5 eps / steps for constant ones
     norm : "l2" or "linf"
     loss : (logits, y) -> (N,), maximised
