@@ -1,0 +1,116 @@
+"""What the verdicts on an experiment are drawn from: stored bits and scores, its settings, and the paper's own attack."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from helpers import claims
+from helpers.claims import statistics
+from helpers.claims.defences import NONE
+from helpers.claims.settings import SUBSTITUTED, Settings, compare_settings
+
+CLOSE = 1e-6  # a stored rate has seven digits
+
+
+def settings_of(experiment, source: str, *, strict: bool = True) -> Settings:
+    """How an experiment's settings relate to what its paper declares for a source.
+
+    strict : whether a declared name that the experiment does not have is an error; else it is passed over
+    """
+    first, paper = experiment.records[0], experiment.study.paper
+    how = claims.declared(paper, source), claims.unstated(paper, source)
+    return compare_settings(first["settings"], first["data"], *how, strict=strict)
+
+
+def bits_of(experiment, by: str) -> Callable[[str, str], dict[int, np.ndarray] | None]:
+    """(row, column) -> which images were right, by seed, as far as they are stored; None where they are not.
+
+    A column that a chapter has put in place of the stored one has none: its values are not the means of the bits.
+    """
+
+    @cache
+    def found(row: str, column: str) -> dict[int, np.ndarray] | None:
+        mine = _stored(experiment, by, row, column)
+        if mine is None:
+            return None
+        role = next(iter(experiment.records[0]["data"]), "")
+        right = experiment.right(column, role, **{by: row}).images if role else {}
+        means = mine.set_index("seed")[column]
+        return {s: b for s, b in right.items() if abs(b.mean() - means[s]) < CLOSE} or None
+
+    return found
+
+
+def measured_of(experiment, by: str, *, matched: bool) -> Callable[[str, str], statistics.Estimate | None]:
+    """(row, column) -> the estimate of a rate from its bits, or of an AUROC from its scores; None where some network lacks them.
+
+    matched : whether each image outside was made from one inside, where there are as many
+    """
+    bits = bits_of(experiment, by)
+
+    @cache
+    def found(row: str, column: str) -> statistics.Estimate | None:
+        mine = _stored(experiment, by, row, column)
+        if mine is None:
+            return None
+        right, seeds = bits(row, column) or {}, sorted(mine.seed)
+        if set(right) == set(seeds) and len({len(b) for b in right.values()}) == 1:
+            return statistics.crossed(np.array([right[s] for s in seeds]))
+        scores = experiment.scores(column, **{by: row})
+        sides = [[scores[s].sides()[side] for s in seeds] for side in ("inside", "outside")] if set(scores) == set(seeds) else []
+        if not sides or any(len({len(x) for x in side}) > 1 for side in sides):
+            return None
+        inside, outside = map(np.array, sides)
+        return statistics.auroc(inside, outside, matched=matched and inside.shape == outside.shape)
+
+    return found
+
+
+def rerun_of(experiment, by: str, metric: str, rows: list[str]):
+    """The experiment of the same study that holds our rerun of the paper's own attack on the same networks; None without one.
+
+    It has the metric for all of `rows`, and every group of settings that both have is the same: so the networks are.
+    """
+    groups = {k: v for k, v in experiment.settings.items() if isinstance(v, dict)}
+    for other in experiment.study.experiments:
+        shared = groups.keys() & other.settings.keys()
+        same = shared and all(other.settings[k] == groups[k] for k in shared) and other.profile == experiment.profile
+        if not same or other.name == experiment.name or other.unavailable:
+            continue
+        there = other.rows
+        if metric in there and by in there and set(rows) <= set(there.loc[there[metric].notna(), by]):
+            return other
+    return None
+
+
+def substituted(settings: Settings) -> bool:
+    """Whether another network or dataset took the place of the paper's: then there is no verdict."""
+    return settings.mark == SUBSTITUTED
+
+
+def images_of(experiment, images: int | str) -> int:
+    """How many images: a number, one of the experiment's settings, or the role of a split."""
+    if not isinstance(images, str):
+        return images
+    return experiment.settings[images] if images in experiment.settings else experiment.images(images)
+
+
+def marked(judged: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """What was judged, with its settings mark; without verdicts where another network or dataset stands for the paper's."""
+    judged = judged.assign(settings=settings.mark)
+    if not substituted(settings):
+        return judged
+    nothing = {"needed_networks": np.nan, "needed_images": np.nan, "chance": np.nan}
+    return judged.assign(verdict=NONE, reason=settings.mark, **nothing)
+
+
+def _stored(experiment, by: str, row: str, column: str):
+    """The rows of one line with a column, where each is a stored row of its own; else None."""
+    rows = experiment.rows
+    if "key" not in rows or column not in rows:
+        return None
+    mine = rows[rows[by] == row]
+    keys = {record["key"] for record in experiment.records}
+    return mine if len(mine) and not mine.seed.duplicated().any() and set(mine.key) <= keys else None

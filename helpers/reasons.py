@@ -1,0 +1,43 @@
+"""Why a verdict is undecided and what would decide it, in words."""
+
+import numpy as np
+
+from helpers.claims.deciding import BOTH, IMAGES, MARGIN, OUT_OF_REACH, SEEDS
+
+PLAIN = {
+    "before": "whether there was an advantage under the paper’s own attack is not known",
+    "attack": "the suite of attacks is not complete, or its budget was not doubled",
+    "substituted": "another network or dataset than the paper’s",
+    "nothing advertised": "the paper advertises no advantage",
+}
+
+
+def why(judged) -> str:
+    """One line for something that was judged: its reason, what would decide it, and the chance that it does; "" where decided."""
+    reason = reason_of(judged)
+    if reason == MARGIN:
+        return "on the margin: nothing would decide it"
+    if reason.endswith(OUT_OF_REACH):
+        term = {SEEDS: "the spread of the runs", IMAGES: "the sampling of the images"}[reason.removesuffix(OUT_OF_REACH)]
+        return f"nothing in reach would decide it; {term} is the larger part"
+    needed = wanted(judged)
+    if needed:
+        chance = f", which decides in {judged.chance:.0%} of draws" if np.isfinite(judged.chance) else ""
+        return f"{ {SEEDS: 'seeds', IMAGES: 'images', BOTH: 'seeds and images'}.get(reason, reason) }: {needed}{chance}"
+    return PLAIN.get(reason, reason)
+
+
+def wanted(judged) -> str:
+    """How many networks and images would decide it: "10 networks"; "" where nothing is named."""
+    reason, parts = reason_of(judged), []
+    if reason in (SEEDS, BOTH) and np.isfinite(judged.needed_networks):
+        parts.append(f"{judged.needed_networks:.0f} networks")
+    if reason in (IMAGES, BOTH) and np.isfinite(judged.needed_images):
+        parts.append(f"{judged.needed_images:,.0f} images")
+    return " and ".join(parts)
+
+
+def reason_of(judged) -> str:
+    """The reason as it was judged; "" for what has none."""
+    reason = getattr(judged, "reason", "")
+    return reason if isinstance(reason, str) else ""
