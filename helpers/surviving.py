@@ -10,6 +10,7 @@ from IPython.display import HTML
 from helpers import claims, judging
 from helpers.averages import axis
 from helpers.claims.defences import survivals
+from helpers.claims.printed import facts
 from helpers.formats import amount, number
 from helpers.markup import mark, provenance, rows_link, settings_line, table
 from helpers.reasons import why
@@ -35,11 +36,12 @@ def survival(
     metric : the worst case among the rows' metrics; {words: metric} for several, whose lines are named by the words, in which
         {row} stands for the defence
     before : the experiment with our rerun of the paper's own attack on the same networks; by default it is looked for
-    how : further arguments of `claims.defences.survivals`
+    how : further arguments of `claims.defences.survivals`; who is undefended and what is advertised stands in the claims
     judged : of `claims.defences.survivals` or made like it, where the experiment is judged in another way
     """
     settings = judging.settings_of(experiment, declared or source, strict=False)
     if judged is None:
+        how = {**_advertised(experiment.study.paper, source), **how}
         cells, by = claims.read(experiment.study.paper), axis(experiment, by)
         before = before or judging.rerun_of(experiment, by, how["advertised"], list(experiment.rows[by].unique()))
         how |= {"row_axis": by, "images": judging.images_of(experiment, images), "substituted": judging.substituted(settings)}
@@ -73,6 +75,13 @@ def survival(
         for s in judged.itertuples()
     ]
     return HTML(table(head, body) + settings_line(settings) + provenance(experiment))
+
+
+def _advertised(paper: str, source: str) -> dict:
+    """Who is undefended and which column advertises an advantage, as `[[advertised]]` in the claims declares it."""
+    for entry in facts(paper, "advertised", source):
+        return {"undefended": entry["undefended"], "advertised": entry["column"], "errors": entry.get("errors", False)}
+    return {}
 
 
 def _between(text: Callable[[float], str], mean: float, low: float, high: float) -> str:

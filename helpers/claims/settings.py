@@ -54,10 +54,9 @@ def compare_settings(
     one it is *unstated* if anything was guessed, else *the paper's settings*. A name is looked up among the settings, then as
     "<role> images" or "<role> data" among the splits. raises KeyError for a name that is nowhere, where `strict`
     """
-    inner = {k: v for group in settings.values() if isinstance(group, dict) for k, v in group.items()}
     known = {f"{role} images": split["size"] for role, split in data.items()}
     known |= {f"{role} data": split["name"].split("/")[0].split(" ")[0] for role, split in data.items()}
-    known |= inner | settings
+    known |= _flat(settings)
     words, mark = [], PAPERS
     for name, value in declared.items():
         if name in NO_SETTINGS:
@@ -74,6 +73,15 @@ def compare_settings(
     if mark == PAPERS and guessed:
         mark = UNSTATED
     return Settings(mark, tuple(words), tuple(guessed))
+
+
+def _flat(settings: dict) -> dict:
+    """Settings with those of their groups, at any depth; what is named twice counts where it stands higher."""
+    inner = {}
+    for group in settings.values():
+        if isinstance(group, dict):
+            inner = _flat(group) | inner
+    return inner | settings
 
 
 def _differs(name: str, mine, value) -> bool:
