@@ -85,6 +85,13 @@ def rerun_of(experiment, by: str, metric: str, rows: list[str]):
     return None
 
 
+def at_hand(experiment, source: str, images: int | str) -> int:
+    """The most images that could be measured: of a data set's test images, as many as the paper declares."""
+    mine = images_of(experiment, images)
+    declared = claims.declared(experiment.study.paper, source).get("test images", mine) if images == "test" else mine
+    return max(mine, declared)
+
+
 def substituted(settings: Settings) -> bool:
     """Whether another network or dataset took the place of the paper's: then there is no verdict."""
     return settings.mark == SUBSTITUTED

@@ -3,13 +3,16 @@
 import numpy as np
 
 from helpers.claims.deciding import BOTH, IMAGES, MARGIN, OUT_OF_REACH, SEEDS
+from helpers.claims.defences import ATTACK, BEFORE
 
 PLAIN = {
-    "before": "whether there was an advantage under the paper’s own attack is not known",
-    "attack": "the suite of attacks is not complete, or its budget was not doubled",
+    BEFORE: "whether there was an advantage under the paper’s own attack is not known",
+    ATTACK: "the suite of attacks is not complete, or its budget was not doubled",
     "substituted": "another network or dataset than the paper’s",
     "nothing advertised": "the paper advertises no advantage",
 }
+
+NAMED = {BOTH: "seeds and images", BEFORE: "whether there was an advantage under the paper’s own attack is not sure"}
 
 
 def why(judged) -> str:
@@ -23,14 +26,14 @@ def why(judged) -> str:
     needed = wanted(judged)
     if needed:
         chance = f", which decides in {judged.chance:.0%} of draws" if np.isfinite(judged.chance) else ""
-        return f"{ {SEEDS: 'seeds', IMAGES: 'images', BOTH: 'seeds and images'}.get(reason, reason) }: {needed}{chance}"
+        return f"{NAMED.get(reason, reason)}: {needed}{chance}"
     return PLAIN.get(reason, reason)
 
 
 def wanted(judged) -> str:
     """How many networks and images would decide it: "10 networks"; "" where nothing is named."""
     reason, parts = reason_of(judged), []
-    if reason in (SEEDS, BOTH) and np.isfinite(judged.needed_networks):
+    if reason in (SEEDS, BOTH, BEFORE) and np.isfinite(judged.needed_networks):
         parts.append(f"{judged.needed_networks:.0f} networks")
     if reason in (IMAGES, BOTH) and np.isfinite(judged.needed_images):
         parts.append(f"{judged.needed_images:,.0f} images")

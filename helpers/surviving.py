@@ -45,6 +45,7 @@ def survival(
         cells, by = claims.read(experiment.study.paper), axis(experiment, by)
         before = before or judging.rerun_of(experiment, by, how["advertised"], list(experiment.rows[by].unique()))
         how |= {"row_axis": by, "images": judging.images_of(experiment, images), "substituted": judging.substituted(settings)}
+        how |= {"bits": judging.bits_of(experiment, by), "at_hand": judging.at_hand(experiment, declared or source, images)}
         how |= {"before": before.rows, "before_images": judging.images_of(before, images)} if before else {}
         parts = []
         for words, name in (metric if isinstance(metric, dict) else {"{row}": metric}).items():

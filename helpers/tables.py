@@ -166,6 +166,7 @@ def sentences(
     how["bits"] = judging.bits_of(experiment, by)
     judged = []
     for source in sources:
+        how["at_hand"] = judging.at_hand(experiment, declared or source, images)
         found = claims.judge_sentences(cells, experiment.rows, source, paper=of, **how).assign(source=source)
         judged.append(judging.marked(found, judging.settings_of(experiment, declared or source, strict=False)))
     judged = pd.concat(judged, ignore_index=True)

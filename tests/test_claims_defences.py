@@ -183,3 +183,29 @@ def test_a_detector_with_nothing_over_guessing_has_no_share_left():
 def test_attacks_on_a_detector_are_wanted_for_every_network(after):
     with pytest.raises(ValueError, match="by attack and network"):
         detection([0.9, 0.9], after, images=10)
+
+
+def test_more_images_that_are_named_decide_a_defence():
+    how = {"before": THERE, "suite": FULL}
+    result = survival([0.17] * 3, [0.1] * 3, 0.7, images=400, at_hand=10_000, **how)
+    assert (result["verdict"], result["reason"]) == ("undecided", "images")
+    needed = int(result["needed_images"])
+    assert 400 < needed < 10_000 and 0.3 < result["chance"] < 1
+    found = [survival([0.17] * 3, [0.1] * 3, 0.7, images=n, **how)["verdict"] for n in (needed, int(0.9 * needed))]
+    assert found == ["survives", "undecided"]
+    assert survival([0.17] * 3, [0.1] * 3, 0.7, images=400, **how)["reason"] == "images, out of reach"
+
+
+def test_survivals_take_the_bits_of_both_sides_where_all_networks_have_them():
+    right = np.arange(100) < 50
+    stored = {"D": dict.fromkeys(range(3), right), "N": {s: right & (np.arange(100) > 9) for s in range(3)}}
+    measured = rows(D=[0.5] * 3, N=[0.4] * 3).rename(columns={"acc": "worst"})
+    how = {"row_axis": "method", "undefended": "N", "advertised": "Adv", "metric": "worst", "images": 100}
+
+    def half(**more):
+        (line,) = survivals(printed("8", "86"), measured, "T", **how, **more).itertuples()
+        return (line.high - line.low) / 2
+
+    with_bits = half(bits=lambda row, metric: stored[row])
+    assert with_bits == pytest.approx(1.96 * np.sqrt(0.1 * 0.9 / 99), rel=1e-6) and with_bits < half()
+    assert half(bits=lambda row, metric: stored[row] if row == "D" else None) == half()

@@ -14,6 +14,7 @@ from helpers.claims.deciding import FEWEST, IMAGES, SEEDS, Needed, futures, sear
 from helpers.claims.deciding import MARGIN as ON_THE_MARGIN
 from helpers.claims.printed import CAP, value
 from helpers.claims.statistics import Estimate, binomial_variance, crossed, estimate, normal, quantile
+from helpers.claims.terms import Bits
 
 MARGIN = CAP["attack"]
 NEVER, SURVIVES, BROKEN, UNDECIDED = "never there", "survives", "broken", "undecided"
@@ -45,6 +46,7 @@ def survival(
     advertised: float,
     *,
     images: int,
+    at_hand: int | None = None,
     variance: float | None = None,
     before: Estimate | tuple | None = None,
     suite: Suite | None = None,
@@ -55,6 +57,7 @@ def survival(
 
     defended, undefended : robust accuracies under the suite, one per seed, in the same order
     advertised : the advantage that the paper prints. The margin M_s is 5 points, or half of what is advertised where that is less
+    images, at_hand : of each rate, and the most that could be measured; by default as many
     variance : of the difference from the images; by default that of `bits`, (n, N) of both, else of two rates of `images` each
     before : Δ0, the advantage under our rerun of the paper's own attack: an `Estimate`, or (defended, undefended, images)
     suite : what is known of the attacks; without it nothing survives for sure
@@ -75,7 +78,7 @@ def survival(
     verdict, reason = decide(before, after, margin, advertised, suite or Suite(), substituted)
     needed = Needed()
     if verdict == UNDECIDED and reason in ("", BEFORE) and before is not None:
-        needed = what_would_decide(a - b, before, after, margin, images)
+        needed = what_would_decide(a - b, before, after, margin, images, max(images, at_hand or 0))
     low, high = after.interval()
     first = before.interval() if before else (np.nan, np.nan)
     return {
@@ -121,8 +124,8 @@ def decide(
     return (BROKEN, "") if high < margin else (UNDECIDED, "")
 
 
-def what_would_decide(values: np.ndarray, before: Estimate, after: Estimate, margin: float, images: int) -> Needed:
-    """The networks at which the intervals would clear the margin if mean and spread persist, and the chance that they do.
+def what_would_decide(values: np.ndarray, before: Estimate, after: Estimate, margin: float, images: int, at_hand: int) -> Needed:
+    """The networks or images at which the intervals would clear the margin if mean and spread persist, and the chance.
 
     values : the advantages under the suite, (n,). Δ0 is decided by more networks; its chance is not drawn
     """
@@ -132,20 +135,21 @@ def what_would_decide(values: np.ndarray, before: Estimate, after: Estimate, mar
         half = np.sqrt(quantile(more - 1) ** 2 * networks / more + normal() ** 2 * sampled)
         return np.abs(np.asarray(mean) - margin) > half
 
-    def decided(more: int, _: int) -> bool:
+    def decided(more: int, count: int) -> bool:
         there = clear(before.mean, before.networks * (before.freedom + 1), before.images, more) or before.interval()[0] > margin
         never = there and before.mean < margin
-        return bool(never or (there and clear(after.mean, after.networks * n, after.images, more)))
+        return bool(never or (there and clear(after.mean, after.networks * n, after.images * images / count, more)))
 
     gap = abs(after.mean - margin)
     larger = SEEDS if quantile(n - 1) ** 2 * after.networks >= normal() ** 2 * after.images else IMAGES
     if gap < margin / 10:
         return Needed(ON_THE_MARGIN)
-    needed = search(decided, n, images, images, larger)
+    needed = search(decided, n, images, at_hand, larger)
     if np.isnan(needed.networks):
         return needed
-    means, spreads = futures(values[:, None], int(needed.networks) - n)
-    chance = clear(means[:, 0], spreads[:, 0] ** 2, after.images, int(needed.networks)).mean()
+    sampled = after.images * images / needed.images
+    means, spreads = futures(values[:, None], int(needed.networks) - n, np.sqrt(after.images - sampled))
+    chance = clear(means[:, 0], spreads[:, 0] ** 2, sampled, int(needed.networks)).mean()
     return replace(needed, chance=float(chance))
 
 
@@ -162,13 +166,14 @@ def survivals(
     errors: bool = False,
     before: pd.DataFrame | None = None,
     before_images: int | None = None,
+    bits: Bits | None = None,
     **how,
 ) -> pd.DataFrame:
     """`survival` of every row but `undefended`; the advantage advertised is the paper's, in the column `advertised`.
 
     errors : whether that column counts errors, or successes of the adversary, so that less of it is better
     before, before_images : rows of our rerun of the paper's own attack on the same networks, in which `advertised` is a metric,
-        and on how many images; how : further arguments of `survival`
+        and on how many images; bits : which images withstood the suite, by row and metric; how : further arguments of `survival`
     """
     accuracy = rows.pivot_table(index="seed", columns=row_axis, values=metric)
     if accuracy.isna().any(axis=None):
@@ -181,6 +186,17 @@ def survivals(
         if first is not None:
             pair = first[undefended], first[row]
             told["before"] = (*(pair if errors else pair[::-1]), before_images or images)
+        if bits is not None:
+            told["bits"] = _both(bits(row, metric), bits(undefended, metric), list(accuracy.index))
         result = survival(accuracy[row], accuracy[undefended], -promise if errors else promise, images=images, **told)
         lines.append({"row": row, "defended": accuracy[row].mean(), "undefended": accuracy[undefended].mean(), **result})
     return pd.DataFrame(lines)
+
+
+def _both(first: dict | None, second: dict | None, seeds: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Bits of both sides, (n, N) each; None where a network lacks them or saw other images."""
+    if not first or not second or any(seed not in side for side in (first, second) for seed in seeds):
+        return None
+    if len({len(side[seed]) for side in (first, second) for seed in seeds}) > 1:
+        return None
+    return tuple(np.array([side[seed] for seed in seeds], dtype=float) for side in (first, second))
