@@ -112,7 +112,8 @@ def test_settings_are_marked_by_any_inequality_but_more_images_or_seeds():
     assert marked({"test data": "mnist"}).mark == "substituted" and marked({"test data": "digits"}).mark == "the paper's settings"
     with pytest.raises(KeyError, match="width"):
         marked({"width": 3})
-    assert marked({"width": 3}, strict=False).mark == "the paper's settings"
+    assert marked({"width": 3, "epochs": 10}, strict=False).mark == "the paper's settings"
+    assert marked({}).mark == marked({"averaged": 5}).mark == "unstated", "of which the paper says nothing"
     other = {"network": "cnn", "shape": {"widths": [64]}, "eps": None}
     found = compare_settings({"t": {"network": "vgg16", "shape": {"widths": [9]}, "eps": 3}}, {}, other | {"eps": "3"})
     assert found.mark == "substituted" and "network: vgg16 instead of cnn" in found.words

@@ -51,13 +51,13 @@ def compare_settings(
     """The mark of a row, by its settings and its data {role: {name, size}}, against what the paper declares.
 
     Any inequality makes it *altered*, but more images or seeds; of one that names a network or a dataset, *substituted*. Without
-    one it is *unstated* if anything was guessed, else *the paper's settings*. A name is looked up among the settings, then as
-    "<role> images" or "<role> data" among the splits. raises KeyError for a name that is nowhere, where `strict`
+    one it is *unstated* if anything was guessed, or if nothing is declared; else *the paper's settings*. A name is looked up among
+    the settings, then as "<role> images" or "<role> data" among the splits. raises KeyError for a name that is nowhere, if `strict`
     """
     known = {f"{role} images": split["size"] for role, split in data.items()}
     known |= {f"{role} data": split["name"].split("/")[0].split(" ")[0] for role, split in data.items()}
     known |= _flat(settings)
-    words, mark = [], PAPERS
+    words, mark, compared = [], PAPERS, 0
     for name, value in declared.items():
         if name in NO_SETTINGS:
             continue
@@ -65,12 +65,12 @@ def compare_settings(
             continue
         if name not in known:
             raise KeyError(f"nothing named {name!r} among the settings or the data of the row")
-        mine = known[name]
+        mine, compared = known[name], compared + 1
         if not _differs(name, mine, value):
             continue
         mark = SUBSTITUTED if mark == SUBSTITUTED or name in OTHERS or name.endswith(" data") else ALTERED
         words.append(f"{name}: {_text(mine)} instead of {_text(value)}")
-    if mark == PAPERS and guessed:
+    if mark == PAPERS and (guessed or not compared):
         mark = UNSTATED
     return Settings(mark, tuple(words), tuple(guessed))
 
