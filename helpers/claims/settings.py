@@ -51,8 +51,9 @@ def compare_settings(
     """The mark of a row, by its settings and its data {role: {name, size}}, against what the paper declares.
 
     Any inequality makes it *altered*, but more images or seeds; of one that names a network or a dataset, *substituted*. Without
-    one it is *unstated* if anything was guessed, or if nothing is declared; else *the paper's settings*. A name is looked up among
-    the settings, then as "<role> images" or "<role> data" among the splits. raises KeyError for a name that is nowhere, if `strict`
+    one it is *unstated* if anything was guessed, or if nothing is declared; else *the paper's settings*.
+    A name is looked up among the settings, then as "<role> images" or "<role> data" among the splits.
+    strict : whether a name that is nowhere raises KeyError; else it is passed over
     """
     known = {f"{role} images": split["size"] for role, split in data.items()}
     known |= {f"{role} data": split["name"].split("/")[0].split(" ")[0] for role, split in data.items()}
