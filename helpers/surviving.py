@@ -42,6 +42,8 @@ def survival(
     settings = judging.settings_of(experiment, declared or source, strict=False)
     if judged is None:
         how = {**_advertised(experiment.study.paper, source), **how}
+        if not {"advertised", "undefended"} <= how.keys():
+            raise ValueError(f"name the undefended network and the advertised column: the claims declare none for {source!r}")
         cells, by = claims.read(experiment.study.paper), axis(experiment, by)
         before = before or judging.rerun_of(experiment, by, how["advertised"], list(experiment.rows[by].unique()))
         how |= {"row_axis": by, "images": judging.images_of(experiment, images), "substituted": judging.substituted(settings)}

@@ -43,7 +43,7 @@ def paper(
     declared : the source under which the paper's settings are declared, where it is not `source`
     images : how many images our rates were measured on, the setting that says so, or the role of their split
     by_column : {column: what is different there, of `images`, `paper_images`, `sampling`}
-    reference : compare drops below this cell, as `drops.compare` does
+    reference : compare drops below this cell, as `claims.compare_drops` does
     also : further words under a cell, by (row, column)
     group : of a row of the table, the rows of the experiment that it links to; "" for all of them
     count : whether the scoreboard counts these verdicts; it leaves out what agrees by construction, see `claims`
@@ -73,10 +73,10 @@ def paper(
     result["condition"] = [_condition(paper_of, source, c.row, c.column) for c in result.itertuples()]
     experiment.judge("numbers", result, count=count)
     return HTML(
-        _paper_table(result, experiment, by, also or {}, group)
+        _paper_table(result, experiment, also or {}, group)
         + settings_line(settings)
         + provenance(experiment)
-        + _details(result)
+        + _details(result, said.get("averaged", 1))
     )
 
 
@@ -94,7 +94,7 @@ def _apart(cells: pd.DataFrame, by_column: dict[str, dict]) -> list[tuple[pd.Dat
     return [(part, changed) for part, changed in [(cells[~cells.column.isin(by_column)], {}), *parts] if len(part)]
 
 
-def _paper_table(result: pd.DataFrame, experiment, by: str, also: dict[tuple[str, str], str], group: Callable[[str], str]) -> str:
+def _paper_table(result: pd.DataFrame, experiment, also: dict[tuple[str, str], str], group: Callable[[str], str]) -> str:
     fullest = max((cells for _, cells in result.groupby("row", sort=False)), key=len)  # its order is the paper's
     columns = list(dict.fromkeys([*fullest.column, *result.column]))
     body = []
@@ -115,7 +115,7 @@ def _paper_table(result: pd.DataFrame, experiment, by: str, also: dict[tuple[str
     return table(["", *map(escape, columns)], body, "paper-table")
 
 
-def _details(result: pd.DataFrame) -> str:
+def _details(result: pd.DataFrame, averaged: int) -> str:
     head = ["cell", "verdict", "paper", "ours, networks", "d", "b<sub>o</sub>", "b<sub>p</sub>", "margin M"]
     head += ["M + b<sub>p</sub>", "why"]
     body = []
@@ -132,13 +132,17 @@ def _details(result: pd.DataFrame) -> str:
     note = (
         '<p class="provenance">d: ours − paper. b<sub>o</sub>: how uncertain our mean is. b<sub>p</sub>: how far the mean of '
         "the paper’s runs may lie from ours. M + b<sub>p</sub>: the least |d| that would have been called <i>differs</i>. "
-        f"The part of the images: {ways}.</p>"
+        f"The part of the images: {ways}. {RUNS[averaged > 1]}</p>"
     )
     return f"<details><summary>How each verdict was reached</summary>{table(head, body)}{note}</details>"
 
 
+RUNS = {
+    False: "The rule takes it that the paper’s runs scatter as ours do; as it prints one run, that cannot be checked.",
+    True: "The rule takes it that the paper’s runs scatter as ours do.",
+}
 SAMPLING = {
-    "bits": "from which images were right",
+    "bits": "from stored bits or scores",
     "binomial": "a binomial stands in",
     "standard error": "a standard error of the rows",
     "none": "none",

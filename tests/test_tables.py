@@ -583,7 +583,7 @@ def test_bits_beside_the_rows_take_the_place_of_the_binomial(book):
     values = {(m, s): {"x": ~hard, "y": np.roll(~hard, s)} for m in ("A", "B&C") for s in range(3)}
     e = book.experiment(values)
     html = tables.paper(e, "T").data
-    assert set(e.verdicts.sampling) == {"bits"} and "from which images were right" in html
+    assert set(e.verdicts.sampling) == {"bits"} and "from stored bits or scores" in html and "cannot be checked" in html
     moved = e.view(e.rows.assign(x=0.5))
     tables.paper(moved, "T")
     assert e.verdicts.set_index("column").sampling.to_dict() == {"x": "binomial", "y": "bits"}, "what a chapter put in its place"
@@ -601,3 +601,14 @@ def test_the_board_says_what_would_decide_and_that_decided_verdicts_may_be_wrong
     assert html.count("<tr>") == 3 and "T: A, x" in html and "T: B&amp;C, x" in html
     line = e.verdicts[e.verdicts.verdict == "undecided"].iloc[0]
     assert f"{line.needed_networks:.0f} networks</td><td>{line.chance:.0%}</td>" in html and "seeds: " in html
+
+
+def test_what_a_paper_advertises_stands_in_the_claims(book):
+    values = {(m, s): {"worst": 0.8 if m == "A" else 0.2} for m in ("A", "B&C") for s in range(3)}
+    e = book.experiment(values)
+    with pytest.raises(ValueError, match="the claims declare none for 'T'"):
+        tables.survival(e, "T", metric="worst")
+    entry = '[[advertised]]\nundefended = "B&C"\ncolumn = "y"\nerrors = true\nplace = "§1"\nof = ["T"]\n'
+    (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
+    tables.survival(e, "T", metric="worst")
+    assert e.survivals.advertised.tolist() == pytest.approx([0.36]) and e.survivals.row.tolist() == ["A"]
