@@ -4,10 +4,13 @@ import numpy as np
 
 from helpers.claims.deciding import BOTH, IMAGES, MARGIN, OUT_OF_REACH, SEEDS
 from helpers.claims.defences import ATTACK, BEFORE
+from helpers.claims.detectors import NO_FPR, UNSURE
 
 PLAIN = {
     BEFORE: "whether there was an advantage under the paper’s own attack is not known",
     ATTACK: "the suite of attacks is not complete, or its budget was not doubled",
+    UNSURE: "whether it detected anything before any attack is not sure",
+    NO_FPR: "the FPR at 95 % TPR is not stored for every attack",
     "substituted": "another network or dataset than the paper’s",
     "nothing advertised": "the paper advertises no advantage",
 }

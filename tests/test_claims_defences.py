@@ -133,11 +133,11 @@ GOOD, NOTHING = over(0.4, 0.01), over(0.0, 0.01)
         ("loses the FPR", (GOOD, GOOD), (GOOD, NOTHING), 200, "broken", ""),
         ("passed everything before any attack", (GOOD, over(-0.05, 0.01)), (GOOD, NOTHING), 200, "never detected", ""),
         ("an AUROC of one half before any attack", (NOTHING, GOOD), (NOTHING, GOOD), 200, "never detected", ""),
-        ("perhaps nothing before", (over(0.06, 0.03), GOOD), (NOTHING, NOTHING), 200, "undecided", "before"),
-        ("no FPR before", (GOOD, None), (NOTHING, None), 200, "undecided", "before"),
+        ("perhaps nothing before", (over(0.06, 0.03), GOOD), (NOTHING, NOTHING), 200, "undecided", "before any attack"),
+        ("no FPR before", (GOOD, None), (NOTHING, None), 200, "undecided", "no FPR"),
         ("perhaps nothing after", (GOOD, GOOD), (over(0.06, 0.03), GOOD), 200, "undecided", ""),
         ("below at .95 and not at .9875", (GOOD, GOOD), (over(0.0, 0.049), GOOD), 200, "undecided", ""),
-        ("no FPR after", (GOOD, GOOD), (GOOD, None), 200, "undecided", "attack"),
+        ("no FPR after", (GOOD, GOOD), (GOOD, None), 200, "undecided", "no FPR"),
         ("few images", (GOOD, GOOD), (NOTHING, NOTHING), 49, "no verdict", "fewer than 50 images"),
         ("two networks", (over(0.4, 0.01, 2), GOOD), (NOTHING, NOTHING), 200, "no verdict", "fewer than 3 networks"),
     ],
@@ -169,7 +169,7 @@ def test_of_several_attacks_on_a_detector_the_worse_counts_network_by_network():
     assert judged["verdict"] == "undecided"  # between .8 and 1 three networks leave a wide interval
     assert detection([0.9] * 3, [[0.1] * 3], fpr_after=[[0.99] * 3], **how)["verdict"] == "broken"
     assert detection([0.9] * 3, [[0.8] * 3, [0.7] * 3], fpr_after=[[0.1] * 3] * 2, **how)["verdict"] == "survives"
-    assert detection([0.9] * 3, [[0.1] * 3], images=10**9)["reason"] == "before", "without an FPR nothing was detected for sure"
+    assert detection([0.9] * 3, [[0.1] * 3], images=10**9)["reason"] == "no FPR", "without an FPR nothing was detected for sure"
     assert detection([0.9] * 3, [[0.1] * 3], images=10**9, fpr_before=[1.0] * 3)["verdict"] == "never detected"
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from helpers.claims.deciding import FEWEST
-from helpers.claims.defences import ATTACK, BEFORE, BROKEN, MARGIN, NONE, SURVIVES, UNDECIDED
+from helpers.claims.defences import BROKEN, MARGIN, NONE, SURVIVES, UNDECIDED
 from helpers.claims.statistics import Estimate, auroc, binomial_variance, crossed, estimate, passing
 
 NEVER_DETECTED = "never detected"
+UNSURE, NO_FPR = "before any attack", "no FPR"  # why it is undecided: whether it detected anything, or what is not stored
 SIDES = 50  # images a side, the fewest for a verdict on a detector
 FALSE = 0.05  # FPR at 95 % TPR of a score that tells nothing is .95: what it has over guessing is 1 − FPR − .05
 
@@ -43,21 +44,26 @@ def detector(
 
 
 def decide_detector(before: Detector, after: Detector, images: int, margin: float = MARGIN) -> tuple[str, str]:
-    """Verdict and reason of a detector. never detected: what it had before any attack lies below the margin on a scale, or may as
-    well; survives: it has more than the margin after the attacks on both scales; broken: less on either, at level .9875."""
+    """Verdict and reason of a detector, by what it has over guessing before and after the attacks.
+
+    never detected : less than the margin before any attack, on one scale; undecided : not surely more on both
+    broken : less than the margin after the attacks on either scale, at level .9875; survives : more on both
+    """
     if images < SIDES:
         return NONE, f"fewer than {SIDES} images"
     if min(s.freedom for s in [*before.scales, *after.scales]) < FEWEST - 1:
         return NONE, f"fewer than {FEWEST} networks"
     if any(s.interval()[1] < margin for s in before.scales):
         return NEVER_DETECTED, ""
-    if before.fpr is None or any(s.interval()[0] <= margin for s in before.scales):
-        return UNDECIDED, BEFORE
+    if any(s.interval()[0] <= margin for s in before.scales):
+        return UNDECIDED, UNSURE
+    if before.fpr is None:
+        return UNDECIDED, NO_FPR
     if any(s.interval(0.975)[1] < margin for s in after.scales):  # an upper bound at .9875
         return BROKEN, ""
     if after.fpr is not None and all(s.interval()[0] > margin for s in after.scales):
         return SURVIVES, ""
-    return UNDECIDED, "" if after.fpr is not None else ATTACK
+    return UNDECIDED, "" if after.fpr is not None else NO_FPR
 
 
 def detection(
