@@ -14,7 +14,7 @@ from helpers.claims.sentences import UNTESTED
 from helpers.claims.settings import ALTERED, SUBSTITUTED
 from helpers.claims.settings import MARKS as SETTINGS
 from helpers.markup import bar, mark, rows_link, table
-from helpers.reasons import wanted, why
+from helpers.reasons import because, remedy, wanted
 
 NUMBERS = ("agrees", "within spread", "undecided", "differs")
 SENTENCES = ("holds", "in part", "undecided", "contradicted")
@@ -76,7 +76,7 @@ def undecided(study, *, counted: bool = True) -> HTML:
     counted : only what the scoreboard counts
     """
     body = [
-        [escape(what), escape(kind), escape(wanted(line) or "nothing in reach"), _chance(line), escape(why(line))]
+        [escape(what), escape(kind), escape(remedy(line)), _chance(line), escape(because(line))]
         for kind, what, line in open_questions(study, counted=counted)
     ]
     head = ["undecided", "", "what would decide it", "chance", "why"]

@@ -18,19 +18,38 @@ PLAIN = {
 NAMED = {BOTH: "seeds and images", BEFORE: "whether there was an advantage under the paper’s own attack is not sure"}
 
 
+OTHERWISE = {  # what would decide it where neither networks nor images would
+    BEFORE: "the paper’s own attack on these networks",
+    ATTACK: "the whole suite, and its budget doubled",
+    NO_FPR: "the FPR before any attack and after each",
+}
+
+
 def why(judged) -> str:
     """One line for something that was judged: its reason, what would decide it, and the chance that it does; "" where decided."""
+    needed = wanted(judged)
+    if not needed:
+        return because(judged)
+    chance = f", which decides in {judged.chance:.0%} of draws" if np.isfinite(judged.chance) else ""
+    return f"{because(judged)}: {needed}{chance}"
+
+
+def because(judged) -> str:
+    """The reason of what is undecided, in words."""
     reason = reason_of(judged)
     if reason == MARGIN:
         return "on the margin: nothing would decide it"
     if reason.endswith(OUT_OF_REACH):
         term = {SEEDS: "the spread of the runs", IMAGES: "the sampling of the images"}[reason.removesuffix(OUT_OF_REACH)]
         return f"nothing in reach would decide it; {term} is the larger part"
-    needed = wanted(judged)
-    if needed:
-        chance = f", which decides in {judged.chance:.0%} of draws" if np.isfinite(judged.chance) else ""
-        return f"{NAMED.get(reason, reason)}: {needed}{chance}"
-    return PLAIN.get(reason, reason)
+    return NAMED[reason] if reason in NAMED and wanted(judged) else PLAIN.get(reason, reason)
+
+
+def remedy(judged) -> str:
+    """What would decide it: so many networks or images, something else that is missing, or "nothing in reach"."""
+    reason = reason_of(judged)
+    missing = OTHERWISE.get(reason, "") if reason != BEFORE or not np.isfinite(getattr(judged, "before", np.nan)) else ""
+    return wanted(judged) or missing or "nothing in reach"
 
 
 def wanted(judged) -> str:

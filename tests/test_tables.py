@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import plots, provenance, tables
+from helpers import plots, provenance, reasons, tables
 from helpers import rows as storage
 from helpers import study as study_module
 from helpers.claims import printed
@@ -600,7 +600,7 @@ def test_the_board_says_what_would_decide_and_that_decided_verdicts_may_be_wrong
     html = tables.undecided(study).data
     assert html.count("<tr>") == 3 and "T: A, x" in html and "T: B&amp;C, x" in html
     line = e.verdicts[e.verdicts.verdict == "undecided"].iloc[0]
-    assert f"{line.needed_networks:.0f} networks</td><td>{line.chance:.0%}</td>" in html and "seeds: " in html
+    assert f"{line.needed_networks:.0f} networks</td><td>{line.chance:.0%}</td><td>seeds</td>" in html
 
 
 def test_what_a_paper_advertises_stands_in_the_claims(book):
@@ -612,3 +612,22 @@ def test_what_a_paper_advertises_stands_in_the_claims(book):
     (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
     tables.survival(e, "T", metric="worst")
     assert e.survivals.advertised.tolist() == pytest.approx([0.36]) and e.survivals.row.tolist() == ["A"]
+
+
+@pytest.mark.parametrize(
+    ("judged", "remedy", "because"),
+    [
+        ({"reason": "both", "needed_networks": 7.0, "needed_images": 5000.0}, "7 networks and 5,000 images", "seeds and images"),
+        ({"reason": "on the margin"}, "nothing in reach", "on the margin: nothing would decide it"),
+        ({"reason": "images, out of reach"}, "nothing in reach", "the sampling of the images is the larger part"),
+        ({"reason": "attack"}, "the whole suite, and its budget doubled", "the suite of attacks is not complete"),
+        ({"reason": "before"}, "the paper’s own attack on these networks", "is not known"),
+        ({"reason": "before", "before": 0.1, "needed_networks": 6.0}, "6 networks", "is not sure"),
+        ({"reason": "before", "before": 0.1}, "nothing in reach", "is not known"),
+        ({"reason": float("nan")}, "nothing in reach", ""),
+    ],
+)
+def test_each_reason_says_what_would_decide(judged, remedy, because):
+    nothing = {"needed_networks": float("nan"), "needed_images": float("nan"), "chance": float("nan")}
+    (line,) = pd.DataFrame([{**nothing, **judged}]).itertuples()
+    assert reasons.remedy(line) == remedy and because in reasons.because(line)
