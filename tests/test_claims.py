@@ -112,6 +112,7 @@ def test_settings_are_marked_by_any_inequality_but_more_images_or_seeds():
     assert marked({"test data": "mnist"}).mark == "substituted" and marked({"test data": "digits"}).mark == "the paper's settings"
     with pytest.raises(KeyError, match="width"):
         marked({"width": 3})
+    assert marked({"data": "mnist", "blocks": 4}).mark == "substituted", "another network has other settings"
     assert marked({"width": 3, "epochs": 10}, strict=False).mark == "the paper's settings"
     assert marked({}).mark == marked({"averaged": 5}).mark == "unstated", "of which the paper says nothing"
     other = {"network": "cnn", "shape": {"widths": [64]}, "eps": None}

@@ -301,3 +301,10 @@ def test_a_quantity_that_is_declared_to_be_no_rate_has_the_margin_of_one_and_no_
     assert claims.judge_sentence("greater(a/acc, b/acc)", cells(), measured, **how)["verdict"] == "undecided"
     other = claims.judge_sentence("greater(a/acc, b/acc)", cells(), measured, kinds=lambda column: "other", **how)
     assert (other["verdict"], other["sampling"]) == ("holds", "none")
+
+
+def test_a_quantity_of_zero_has_a_margin_to_be_divided_by():
+    measured = rows(a=[0.0] * 3, b=[1.0] * 3)
+    how = {**HOW, "kinds": lambda column: "other"}
+    assert claims.judge_sentence("greater(a/acc, b/acc)", cells(), measured, **how)["verdict"] == "contradicted"
+    assert claims.judge_sentence("greater(b/acc, a/acc)", cells(), measured, **how)["verdict"] == "holds"

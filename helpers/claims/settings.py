@@ -53,24 +53,25 @@ def compare_settings(
     Any inequality makes it *altered*, but more images or seeds; of one that names a network or a dataset, *substituted*. Without
     one it is *unstated* if anything was guessed, or if nothing is declared; else *the paper's settings*.
     A name is looked up among the settings, then as "<role> images" or "<role> data" among the splits.
-    strict : whether a name that is nowhere raises KeyError; else it is passed over
+    strict : whether a name that is nowhere raises KeyError, unless another network or dataset explains it; else it is passed over
     """
     known = {f"{role} images": split["size"] for role, split in data.items()}
     known |= {f"{role} data": split["name"].split("/")[0].split(" ")[0] for role, split in data.items()}
     known |= _flat(settings)
-    words, mark, compared = [], PAPERS, 0
+    words, mark, compared, missing = [], PAPERS, 0, []
     for name, value in declared.items():
         if name in NO_SETTINGS:
             continue
-        if name not in known and not strict:
-            continue
         if name not in known:
-            raise KeyError(f"nothing named {name!r} among the settings or the data of the row")
+            missing.append(name)
+            continue
         mine, compared = known[name], compared + 1
         if not _differs(name, mine, value):
             continue
         mark = SUBSTITUTED if mark == SUBSTITUTED or name in OTHERS or name.endswith(" data") else ALTERED
         words.append(f"{name}: {_text(mine)} instead of {_text(value)}")
+    if missing and strict and mark != SUBSTITUTED:  # another network has other settings
+        raise KeyError(f"nothing named {missing[0]!r} among the settings or the data of the row")
     if mark == PAPERS and (guessed or not compared):
         mark = UNSTATED
     return Settings(mark, tuple(words), tuple(guessed))

@@ -11,6 +11,7 @@ from helpers.claims.predicates import MARGIN, is_number, parse_predicate
 from helpers.claims.printed import margin_of, parse_number
 from helpers.claims.statistics import binomial_variance, crossed, difference
 
+SMALLEST = 1e-9  # a margin of a quantity that is 0
 Bits = Callable[[str, str], dict[int, np.ndarray] | None]  # (row, column) -> which images were right, by seed
 
 
@@ -134,7 +135,8 @@ def _term(form: str, arguments: list[str], cells: Cells, paired: bool) -> Term:
     number = form == "below" or is_number(arguments[1])
     b = np.full(len(a), float(arguments[1])) if number else cells.values(arguments[1])
     variance, sampling = _sampled(arguments, number, a, b, cells, paired)
-    margin, by = cells.margin(arguments[0], float(a.mean())), arguments[2] if len(arguments) == 3 else None
+    margin = max(cells.margin(arguments[0], float(a.mean())), SMALLEST)
+    by = arguments[2] if len(arguments) == 3 else None
     if form == "equal":
         scale, constant, tolerance = float(by), 0.0, 1.0
     else:  # a sentence that names an amount is held to it; one that says "greatly" means the margin at least
