@@ -16,6 +16,10 @@ from helpers.norms import length, steepest
 Tensor = torch.Tensor
 Attack = Callable[..., Tensor]
 BLIND = {"PGD transferred": "PGD beats PGD transferred", "Square": "PGD beats a search without gradients"}
+CHANCE = 0.1  # of ten classes
+SIGNS, LITERAL = "99 % of gradient signs: float32 as float64", "literal gradient: float32 as strong as float64"
+INSIDE = "PGD inside [0, 1] is weaker"
+OF_THE_LITERAL = (SIGNS, LITERAL, INSIDE)
 UNBOUNDED = 50.0  # L2 radius at which an image of [0, 1] pixels can become any other; so it can at an L∞ radius of 1
 
 
@@ -90,8 +94,17 @@ def gradient_checks(
     return result
 
 
+def flags_of(c: pd.Series, *, eps: float, radii: list[float]) -> int:
+    """How many of `judge_checks` say that the gradients which an attack follows are masked.
+
+    What only tells of the literal gradient in float32, or of an attack inside [0, 1], is none of them: no suite follows these.
+    """
+    judged = judge_checks(c, eps=eps, radii=radii, chance=CHANCE, unbounded=max(radii))
+    return sum(not sound for what, sound, _ in judged if what not in OF_THE_LITERAL)
+
+
 def judge_checks(
-    c: pd.Series, *, eps: float, radii: list[float], chance: float, unbounded: float = UNBOUNDED
+    c: pd.Series, *, eps: float, radii: list[float], chance: float = CHANCE, unbounded: float = UNBOUNDED
 ) -> list[tuple[str, bool, str]]:
     """(what a sound gradient does, whether it does, the figures) for the mean of a network's `gradient_checks`.
 
@@ -111,11 +124,11 @@ def judge_checks(
         *[(what, c["PGD"] <= c[k], f(c[k], c["PGD"])) for k, what in BLIND.items() if k in c],
         ("any attack beats random noise", c["one step"] <= c["random"], f(c["random"], c["one step"])),
         ("DLR at most 2 points stronger", c["PGD"] - c["PGD, DLR"] <= 0.02, f(c["PGD"], c["PGD, DLR"])),
-        *([("PGD inside [0, 1] is weaker", c["PGD"] <= inside, f(inside, c["PGD"]))] if inside is not None else []),
+        *([(INSIDE, c["PGD"] <= inside, f(inside, c["PGD"]))] if inside is not None else []),
         ("the batch size does not matter", abs(c["rescored"] - c["one step"]) < 1e-3, f(c["one step"], c["rescored"])),
-        ("99 % of gradient signs: float32 as float64", c["signs agree"] >= 0.99, f"{c['signs agree']:.1%}"),
+        (SIGNS, c["signs agree"] >= 0.99, f"{c['signs agree']:.1%}"),
         (
-            "literal gradient: float32 as strong as float64",
+            LITERAL,
             c["literal float32"] - c["literal float64"] <= 0.01,
             f(c["literal float32"], c["literal float64"]),
         ),

@@ -119,6 +119,11 @@ class Experiment:
         return self
 
     @property
+    def unavailable(self) -> str:
+        """Why it has no rows to show; empty where it has."""
+        return self._missing
+
+    @property
     def publishes(self) -> bool:
         """Whether this run makes its networks of seed 0, which join the zoo."""
         return self.selected and 0 in self.seeds

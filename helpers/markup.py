@@ -9,25 +9,38 @@ import pandas as pd
 from IPython.display import HTML, display
 from PIL import Image
 
-from helpers import claims
 from helpers import rows as storage
+from helpers.claims.settings import ALTERED, Settings
 
 MARKS = {
     "agrees": "✓",
     "differs": "✗",
+    "within spread": "≈",
     "undecided": "?",
     "holds": "✓",
     "contradicted": "✗",
     "in part": "◐",
     "survives": "✓",
     "broken": "✗",
+    "never there": "∅",
+    "never detected": "∅",
+    "no verdict": "–",
+    "not tested": "–",
 }
 MANY = {"agrees": "agree", "differs": "differ", "holds": "hold"}
 
 
-def mark(verdict: str) -> str:
-    """A verdict as a coloured word with a sign, so that colour is never alone."""
-    return f'<span class="verdict {verdict.replace(" ", "-")}">{MARKS[verdict]} {verdict}</span>'
+def mark(verdict: str, settings: str = "", condition: str = "") -> str:
+    """A verdict as a coloured word with a sign, so that colour is never alone; beside it how the settings relate to the paper's.
+
+    settings : one of `claims.settings.MARKS`; verdicts at altered settings are hatched. condition : of a cell that agrees by
+    construction
+    """
+    css = f"{verdict.replace(' ', '-')} {ALTERED if settings == ALTERED else ''}".strip()
+    text = f'<span class="verdict {css}">{MARKS[verdict]} {verdict}</span>'
+    if settings:
+        text += f' <span class="settings">{escape(settings)}</span>'
+    return text + (f' <span class="settings">by construction, if {escape(condition)}</span>' if condition else "")
 
 
 def rows_link(experiment, group: str, text: str) -> str:
@@ -70,22 +83,27 @@ def provenance(*experiments) -> str:
     return f'<details class="provenance">{summary}{"".join(lines)}</details>'
 
 
-def reduced_line(experiment, declared: dict) -> str:
-    """The line beneath a table that says in what an experiment's runs are smaller than the paper's."""
-    first = experiment.records[0]
-    reduced = claims.reduced(first["settings"], first["data"], declared)
-    words = "Reduced: " + "; ".join(map(escape, reduced)) if reduced else "Nothing that the paper declares is reduced"
-    return f'<p class="provenance">{words}.</p>'
+def settings_line(settings: Settings) -> str:
+    """The line beneath a table that says in what the settings differ from the paper's, and what the paper does not say."""
+    words = f"<b>{escape(settings.mark.capitalize())}</b>"
+    if settings.words:
+        words += f": {'; '.join(map(escape, settings.words))}"
+    guessed = f". Not in the paper: {', '.join(map(escape, settings.guessed))}" if settings.guessed else ""
+    return f'<p class="provenance">{words}{guessed}.</p>'
 
 
-def bar(verdicts: pd.Series, order: tuple[str, ...]) -> str:
-    """Counts of verdicts as one bar with words beneath it."""
-    counts = {v: int((verdicts == v).sum()) for v in order}
-    parts = "".join(f'<span class="bar {v.replace(" ", "-")}" style="flex:{n}">{n}</span>' for v, n in counts.items() if n)
+def bar(verdicts: pd.Series, order: tuple[str, ...], css: str = "") -> str:
+    """Counts of verdicts as one bar with words beneath it; what `order` does not name comes last."""
+    counts = {v: int((verdicts == v).sum()) for v in [*order, *(v for v in verdicts.unique() if v not in order)]}
+    parts = "".join(f'<span class="bar {v.replace(" ", "-")} {css}" style="flex:{n}">{n}</span>' for v, n in counts.items() if n)
     words = ", ".join(f"{n} {v if n == 1 else MANY.get(v, v)}" for v, n in counts.items() if n)
     return f'<div class="bars" role="img" aria-label="{words}">{parts}</div><span class="paper">{words}</span>'
 
 
-def glue(name: str, html: HTML) -> None:
-    """Display HTML and keep it under a name that any page of the site can show (MyST-NB's `glue`, without needing MyST-NB)."""
-    display({"text/html": html.data}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": ""}})
+def glue(name: str, html: HTML, *, shown: bool = True) -> None:
+    """Display HTML and keep it under a name that any page of the site can show (MyST-NB's `glue`, without needing MyST-NB).
+
+    shown : whether the page of this notebook shows it too
+    """
+    prefix = "" if shown else "application/papermill.record/"
+    display({f"{prefix}text/html": html.data}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}})

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 # of a metric: the standard error of `metric` over the images, and how far `metric` lies below the clean one
 SE, DROP = "se {metric}", "drop {metric}"
+DOUBLED = "{metric}, twice the budget"  # what a worst case leaves when its attacks have twice the budget
 # of stored arrays: which images were right, and a detector's scores of images inside and outside the distribution
 RIGHT, SCORES = "right: {metric}", "scores: {metric}, {side}"
 # of a feature space: what `geometry.projection` writes and `plots.pca3d` reads, by kind of image
@@ -24,6 +25,11 @@ def se(metric: str) -> str:
 def drop(metric: str) -> str:
     """The name of how far a metric lies below the clean one."""
     return DROP.format(metric=metric)
+
+
+def doubled(metric: str) -> str:
+    """The name of a worst case when its attacks have twice the budget."""
+    return DOUBLED.format(metric=metric)
 
 
 def is_derived(metric: str) -> bool:

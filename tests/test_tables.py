@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import claims, plots, provenance, tables
+from helpers import plots, provenance, reasons, tables
 from helpers import rows as storage
 from helpers import study as study_module
+from helpers.claims import printed
 from helpers.data import Split
 from helpers.study import Study
 
@@ -20,7 +21,7 @@ CSV = """source,row,column,value,unit,kind,same_as,predicate
 T,A,x,0.860,fraction,attack,,
 T,A,y,0.500,fraction,attack,,
 T,B&C,x,0.860,fraction,attack,,
-T,B&C,y,0.860,fraction,attack,A/x,
+T,B&C,y,0.860,fraction,attack,T/A/x,
 T,,,“a < b”,,sentence,,greater(A/x; A/y)
 %,A,x,86.00,percent,attack,,
 %,A,y,0.5,fraction,attack,,
@@ -48,11 +49,11 @@ place = "§2"
 of = ["few"]
 """
 
-VALUES = {("A", 0): (0.86, 0.86), ("A", 1): (0.86, 0.86), ("B&C", 0): (0.86, 0.86), ("B&C", 1): (0.86, 0.86)}
+VALUES = {(method, seed): (0.86, 0.86) for method in ("A", "B&C") for seed in range(3)}
 
 
 class Book:
-    """A book of one paper in a folder of its own, whose experiment "t" has the networks "A" and "B&C" of two seeds."""
+    """A book of one paper in a folder of its own, whose experiment "t" has the networks "A" and "B&C" of three seeds."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -60,10 +61,11 @@ class Book:
     def study(self):
         return Study("p", "report", device="cpu")
 
-    def experiment(self, values=None, *, study=None, name="t", seeds=2, **options):
+    def experiment(self, values=None, *, study=None, name="t", **options):
         """The experiment at report; values : {(method, seed): metrics}, by default x and y as the paper has them, nearly."""
         values = values or {key: {"x": x, "y": y} for key, (x, y) in VALUES.items()}
         methods = list(dict.fromkeys(method for method, _ in values))
+        seeds = 1 + max(seed for _, seed in values)
         profile = {"epochs": 1, "seeds": seeds, "radii": [0.5], **options}
 
         def measure(s, data, *, method, seed):
@@ -85,7 +87,7 @@ def splits(s):
 def book(tmp_path, monkeypatch):
     monkeypatch.delenv("BOOK_RESULTS", raising=False)
     monkeypatch.setattr(study_module, "ROOT", tmp_path)
-    monkeypatch.setattr(claims, "CLAIMS", tmp_path / "claims")
+    monkeypatch.setattr(printed, "CLAIMS", tmp_path / "claims")
     monkeypatch.setattr(provenance, "device_name", lambda device: "a <b> c")
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims/p.csv").write_text(CSV, encoding="utf-8")
@@ -160,23 +162,25 @@ def test_each_cell_shows_ours_the_papers_and_the_verdict_and_links_to_its_rows(b
     assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 2 and html.count("paper .860") == 3
     assert html.count(f'jsonl#{storage.anchor("B&C")}"') == 2 and html.count("paper .500") == 1
     assert html.count("✓ agrees") == 6 and html.count("✗ differs") == 2, "once in the table, once in the details"
-    assert "Reduced: epochs: 1 instead of 2." in html and "a &lt;b&gt; c" in html
+    assert "<b>Altered</b>: epochs: 1 instead of 2." in html and "a &lt;b&gt; c" in html
+    assert html.count('class="verdict agrees altered"') == 6 and html.count('<span class="settings">altered</span>') == 8
     assert e.verdicts.verdict.tolist() == ["agrees", "differs", "agrees", "agrees"] and set(e.verdicts.source) == {"T"}
 
 
 def test_what_the_paper_declares_is_found_by_the_source_or_by_another_name(book):
     e = book.experiment()
-    assert "Nothing that the paper declares is reduced" in tables.paper(e, "few", declared="%").data
+    html = tables.paper(e, "few", declared="%").data
+    assert "<b>The paper&#x27;s settings</b>." in html and "altered" not in html
     assert "epochs: 1 instead of 2" in tables.paper(e, "few", declared="T").data
 
 
 def test_the_number_of_runs_that_the_paper_averages_counts(book):
-    values = {(m, seed): {"x": 0.86 + 0.01 * seed, "y": 0.5 + 0.01 * seed} for m in ("A", "B&C") for seed in (0, 1)}
+    values = {(m, seed): {"x": 0.86 + 0.01 * seed, "y": 0.5 + 0.01 * seed} for m in ("A", "B&C") for seed in range(3)}
     e = book.experiment(values)
     tables.paper(e, "few")
-    five = e.verdicts.bound.tolist()
+    five = e.verdicts.prediction.tolist()
     tables.paper(e, "few", averaged=1)
-    assert all(a < b for a, b in zip(five, e.verdicts.bound, strict=True)) and len(e.verdicts) == 3, (
+    assert all(a < b for a, b in zip(five, e.verdicts.prediction, strict=True)) and len(e.verdicts) == 3, (
         "judged again, it is replaced"
     )
 
@@ -224,42 +228,56 @@ def test_the_column_of_the_lines_has_to_be_named_where_there_are_several(book):
 
 
 def test_drops_are_compared_below_the_clean_cell(book):
-    values = {(m, s): {"x": 0.9, "y": 0.5, "drop y": 0.36, "se y": 0.01} for m in ("A", "B&C") for s in (0, 1)}
+    values = {(m, s): {"x": 0.9, "y": 0.5, "drop y": 0.36, "se y": 0.01} for m in ("A", "B&C") for s in range(3)}
     e = book.experiment(values)
     tables.paper(e, "few", reference=("few", "A", "x"))
-    assert e.verdicts[e.verdicts.row == "A"].paper.tolist() == [0.36] and e.verdicts.ours.tolist() == [0.36, 0.36]
+    assert e.verdicts[e.verdicts.row == "A"].paper.tolist() == [0.36] and e.verdicts.ours.tolist() == pytest.approx([0.36, 0.36])
 
 
 def test_means_have_their_interval_over_networks_and_one_network_has_none(book):
-    values = frame([("A", 0, {"acc": 0.4, "other": 0.1}), ("A", 1, {"acc": 0.5, "other": 0.1})])
-    e = book.experiment(values | frame([("B", 0, {"acc": 0.7, "other": 0.2}), ("B", 1, {"acc": 0.7, "other": 0.2})]))
-    e = e.view(e.rows[~((e.rows.method == "B") & (e.rows.seed == 1))])
+    values = {("A", s): {"acc": 0.4 + 0.05 * s, "other": 0.1} for s in range(3)}
+    e = book.experiment(values | {("B", s): {"acc": 0.7, "other": 0.2} for s in range(3)})
+    e = e.view(e.rows[~((e.rows.method == "B") & (e.rows.seed > 0))])
     html = tables.means(e, ["acc"], also={("B", "acc"): "theirs .6"}).data
-    half = 12.7062 * 0.0707107 / np.sqrt(2)
+    half = 4.302653 * 0.05 / np.sqrt(3)
     assert f"<b>.450</b> ± {tables.number(half)}" in html and "<b>.700</b></a><br>" in html and "theirs .6" in html
     assert html.count('href="../results/p/cpu/t.jsonl#rows-A"') == 1 and "other" not in html
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.4, 0.5], "<b>.450</b> (.400, .500)"),  # ± .635
+        ([0.01, 0.9, 0.94], "<b>.617</b> (.010, .900, .940)"),  # ± 1.31, below 0 and above 1
+        ([0.0, 0.01, 0.02], "<b>.010</b> ± .025"),
+        ([3000.0, 3400.0, 3900.0], "<b>3433.333</b> ± 1120."),
+    ],
+)
+def test_values_are_shown_where_their_interval_says_nothing(book, values, text):
+    html = tables.means(book.experiment({("A", s): {"acc": v} for s, v in enumerate(values)}), ["acc"]).data
+    assert text in html and ("±" in html) == ("±" in text)
+
+
 def test_means_in_percent_say_so(book):
-    values = {("A", 0): 0.4, ("A", 1): 0.5, ("B", 0): 0.7, ("B", 1): 0.7}
+    values = {("A", 0): 0.4, ("A", 1): 0.45, ("A", 2): 0.5, ("B", 0): 0.7, ("B", 1): 0.7, ("B", 2): 0.7}
     e = book.experiment({key: {"acc": v} for key, v in values.items()})
     html = tables.means(e, ["acc"], unit="%").data
-    half = 100 * 12.7062 * 0.0707107 / np.sqrt(2)
+    half = 100 * 4.302653 * 0.05 / np.sqrt(3)
     assert f"<b>45.0</b> ± {half:.1f}" in html and "<b>70.0</b> ± 0.0" in html
-    assert "In percent; ± is the 95 % interval over networks." in html
+    assert "In percent; ± is the 95 % interval over networks, images held fixed." in html
     assert "percent" not in tables.means(e, ["acc"]).data
     one = tables.means(e.where(seed=0), ["acc"], unit="%").data
     assert "In percent." in one and "±" not in one
 
 
 def test_means_of_an_error_are_in_percent_with_two_digits_and_the_head_says_so(book):
-    e = book.experiment({("A", seed): {"MAPE": 0.0012, "acc": 0.5} for seed in (0, 1)})
+    e = book.experiment({("A", seed): {"MAPE": 0.0012, "acc": 0.5} for seed in range(3)})
     html = tables.means(e, ["acc", "MAPE"]).data
     assert "<b>0.12</b> ± 0<" in html and "<b>.500</b>" in html and ">MAPE, %<" in html and ">acc<" in html
 
 
 def test_a_mean_that_a_row_does_not_have_is_a_dash_and_a_network_without_it_does_not_count(book):
-    values = {(m, s): {"x": 0.5} | ({"y": 0.7} if (m, s) == ("B", 1) else {}) for m in ("A", "B") for s in (0, 1)}
+    values = {(m, s): {"x": 0.5} | ({"y": 0.7} if (m, s) == ("B", 1) else {}) for m in ("A", "B") for s in range(3)}
     html = tables.means(book.experiment(values), ["x", "y", "z"]).data
     assert html.count("<td>–</td>") == 4 - 1 and html.index(">A<") < html.index("<td>–</td>") < html.index(">B<")
     assert "<b>.700</b></a></td>" in html and html.count("<b>.500</b> ± .000") == 2
@@ -438,13 +456,59 @@ def test_the_survival_table_shows_what_is_left_and_between_what_bounds(book):
 
 
 def test_survival_is_judged_from_the_rows_of_the_experiment(book):
-    values = {(m, s): {"worst": 0.8 if m == "A" else 0.2, "free": 0.5} for m in ("A", "B&C") for s in (0, 1)}
+    values = {(m, s): {"worst": 0.8 if m == "A" else 0.2, "free": 0.5} for m in ("A", "B&C") for s in range(3)}
     e = book.experiment(values)
     how = {"undefended": "B&C", "advertised": "y", "errors": True}
     html = tables.survival(e, "T", metric={"{row}, worst": "worst", "{row}, unclipped": "free"}, **how).data
     assert e.survivals.row.tolist() == ["A, worst", "A, unclipped"] and e.survivals.advantage.tolist() == pytest.approx([0.6, 0])
     assert e.survivals.advertised.tolist() == pytest.approx([0.36, 0.36]) and html.count("jsonl#rows-A") == 2
-    assert "epochs: 1 instead of 2" in html and e.survivals.verdict.tolist()[0] == "survives"
+    assert "epochs: 1 instead of 2" in html and e.survivals.verdict.tolist()[0] == "undecided"
+    assert "whether there was an advantage under the paper’s own attack is not known" in html
+
+
+def test_the_papers_own_attack_on_the_same_networks_is_found_in_the_study(book):
+    study, how = book.study(), {"undefended": "B&C", "advertised": "y", "errors": True}
+    of_paper = {(m, s): {"y": 0.1 if m == "A" else 0.9} for m in ("A", "B&C") for s in range(3)}
+    book.experiment(of_paper, study=study, name="of_the_paper", training={"lr": 1})
+    book.experiment(of_paper, study=study, name="of_others", training={"lr": 3})
+    values = {(m, s): {"worst": 0.1} for m in ("A", "B&C") for s in range(3)}
+    e = book.experiment(values, study=study, training={"lr": 1})
+    html = tables.survival(e, "T", metric="worst", **how).data
+    assert e.survivals.before.tolist() == pytest.approx([0.8]) and e.survivals.verdict.tolist() == ["broken"]
+    assert "broken" in html and re.search(r"\.800 \(\.7\d\d to \.8\d\d\)", html)
+    apart = book.experiment(values, study=study, name="apart", training={"lr": 2})
+    tables.survival(apart, "T", metric="worst", **how)
+    assert apart.survivals.verdict.tolist() == ["undecided"], "other networks say nothing of these"
+
+
+SOUND = {"PGD": 0.7, "PGD, DLR": 0.7, "one step": 0.8, "PGD transferred": 0.9, "Square": 0.8, "transfer": 0.9, "random": 1.0}
+SOUND |= {"PGD, eps 50": 0.0, "rescored": 0.8, "signs agree": 0.5, "literal float32": 0.9, "literal float64": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("doubled", "checked", "verdict"),
+    [
+        (0.797, SOUND, "survives"),
+        (0.79, SOUND, "undecided"),
+        (None, SOUND, "undecided"),
+        (0.797, None, "undecided"),
+        (0.797, {**SOUND, "Square": 0.6}, "undecided"),
+    ],
+    ids=["sound", "a doubled budget takes a point", "never doubled", "never checked", "a search without gradients is stronger"],
+)
+def test_a_defence_survives_a_suite_that_was_doubled_and_gradients_that_were_checked(book, doubled, checked, verdict):
+    study, networks = book.study(), [(m, s) for m in ("A", "B&C") for s in range(3)]
+    of_paper = {(m, s): {"y": 0.1 if m == "A" else 0.9} for m, s in networks}
+    book.experiment(of_paper, study=study, name="of_the_paper", training={"lr": 1})
+    if checked:
+        book.experiment(dict.fromkeys(networks, checked), study=study, name="masking", training={"lr": 1}, eps=1.0, radii=[50.0])
+    values = {(m, s): {"worst": 0.8 if m == "A" else 0.2} for m, s in networks}
+    if doubled:
+        values = {k: {**v, "worst, twice the budget": doubled if k[0] == "A" else 0.2} for k, v in values.items()}
+    e = book.experiment(values, study=study, training={"lr": 1})
+    tables.survival(e, "T", metric="worst", undefended="B&C", advertised="y", errors=True)
+    assert e.survivals.verdict.tolist() == [verdict]
+    assert e.survivals.reason.tolist() == ["attack" if verdict == "undecided" else ""]
 
 
 def test_two_verdicts_are_said_in_the_plural():
@@ -468,6 +532,23 @@ def test_what_is_left_of_a_detector_stands_beside_its_verdict(book):
     assert e.study.judged_of("survivals", counted=True).row.tolist() == ["b"] and len(e.survivals) == 2
 
 
+def test_a_detector_is_judged_on_the_auroc_and_on_the_fpr_beside_it(book):
+    values = {
+        ("A", s): {"before": 0.99, "FPR before": 0.05, "AUROC": 0.9, "FPR": 0.9, "AUROC past": 0.5, "log p": 0.9}
+        for s in range(3)
+    }
+    e = book.experiment(values, name="v")
+    line = tables.detected("d", e, "before", "AUROC", images=5000)
+    assert (line["fpr_before"], line["fpr"], line["verdict"]) == (pytest.approx(0.05), pytest.approx(0.9), "undecided")
+    worst = tables.detected("d", e, "before", "AUROC", "AUROC past", images=5000)
+    assert worst["verdict"] == "broken" and worst["defended"] == pytest.approx(0.5)
+    assert np.isnan(worst["fpr"]), "FPR past is not there: the scale is missing after the attacks"
+    alone = tables.detected("d", e, "log p", "AUROC", images=5000)
+    assert (alone["verdict"], alone["reason"]) == ("undecided", "no FPR")
+    other = book.experiment(values, name="w")
+    assert tables.detected("d", e, "before", "AUROC", images=5000, also=[(other, "AUROC past")])["defended"] == pytest.approx(0.5)
+
+
 def test_a_detector_on_one_network_has_no_interval_and_the_table_says_so(book):
     html = tables.detection(pd.DataFrame([judged(book.experiment(), low=-np.inf, high=np.inf)])).data
     assert "<td>−.400</td>" in html and "Without an interval: one network." in html
@@ -477,15 +558,15 @@ def test_the_rows_of_several_experiments_are_folded(book):
     study = book.study()
     e, other = book.experiment(study=study), book.experiment(study=study, name="u")
     html = tables.provenance(e, other)
-    assert html.startswith("<details") and html.count("4 rows</a>") == 2 and "of 2 experiments" in html and "u.jsonl#" in html
+    assert html.startswith("<details") and html.count("6 rows</a>") == 2 and "of 2 experiments" in html and "u.jsonl#" in html
     one = book.experiment({("A", 0): {"x": 1.0}}, name="v", seeds=1)
     assert ">1 row</a>" in tables.provenance(one) and "<details" not in tables.provenance(one)
 
 
 def test_what_is_missing_of_an_experiment_stands_beneath_its_table(book):
-    e = book.experiment({("A", s): {"x": 0.5} for s in (0, 1)}, name="v")
+    e = book.experiment({("A", s): {"x": 0.5} for s in range(3)}, name="v")
     e.wanted = 5
-    assert "<b>2 of 5 seeds</b>" in tables.provenance(e) and "2 of 5 seeds" in tables.status(e.study).data
+    assert "<b>3 of 5 seeds</b>" in tables.provenance(e) and "3 of 5 seeds" in tables.status(e.study).data
 
 
 def test_a_check_that_fails_is_flagged_and_no_other(book):
@@ -499,7 +580,7 @@ def test_a_check_that_fails_is_flagged_and_no_other(book):
         "literal float64": 0.5,
     }
     broken = {**sound, "PGD": 0.9}
-    e = book.experiment({(m, s): v for m, v in (("N", sound), ("M", broken)) for s in (0, 1)}, radii=[0.5, 50])
+    e = book.experiment({(m, s): v for m, v in (("N", sound), ("M", broken)) for s in range(3)}, radii=[0.5, 50])
     html = tables.checks(e, eps=1.0, chance=0.1, unbounded=50).data
     line = html[html.index("iterated beats one step") :]
     assert line.index("✓") < line.index(".885 › .350") < line.index("⚑") < line.index(".885 › .900") and "0.885" not in html
@@ -513,8 +594,113 @@ def test_the_status_has_a_line_for_each_experiment(book):
 
 
 def test_our_value_is_shown_with_our_own_interval(book):
-    values = {(m, s): {"x": 0.86 + 0.001 * s, "y": 0.86} for m in ("A", "B&C") for s in (0, 1)}
+    values = {(m, s): {"x": 0.86 + 0.001 * s, "y": 0.86} for m in ("A", "B&C") for s in range(3)}
     e = book.experiment(values)
     html = tables.paper(e, "T").data
     half = e.verdicts.set_index(["row", "column"]).half["A", "x"]
     assert f"± {tables.number(half)}" in html and half < e.verdicts.bound.iloc[0]
+
+
+def test_another_network_or_dataset_has_no_verdict(book):
+    toml = book.folder / "claims/p.toml"
+    toml.write_text(TOML + '[[declared]]\nname = "data"\nvalue = "mnist"\nplace = "§1"\n', encoding="utf-8")
+    study = book.study()
+    e = book.experiment(study=study, data="digits")
+    html = tables.paper(e, "T").data
+    assert set(e.verdicts.verdict) == {"no verdict"} and "agrees" not in html and "data: digits instead of mnist" in html
+    tables.sentences(e, "T")
+    assert e.sentences.verdict.tolist() == ["no verdict"]
+    board = tables.scoreboard(study, "01.html", "Paper").data
+    assert "0 of 8 printed numbers" in board and "3 substituted, no verdict" in board and "0 decided verdicts" in board
+
+
+def test_what_agrees_by_construction_is_marked_and_not_counted(book):
+    entry = '[[by_construction]]\nof = ["T"]\ncolumns = ["x"]\ncondition = "it was <matched>"\nplace = "§1"\n'
+    (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
+    study = book.study()
+    e = book.experiment(study=study)
+    html = tables.paper(e, "T").data
+    assert html.count("by construction, if it was &lt;matched&gt;") == 4, "two cells, in the table and in the details"
+    board = tables.scoreboard(study, "01.html", "Paper").data
+    assert "1 of 8 printed numbers" in board and "1 differs" in board and "agree" not in board
+
+
+def test_bits_beside_the_rows_take_the_place_of_the_binomial(book):
+    hard = np.arange(500) % 4 == 0
+    values = {(m, s): {"x": ~hard, "y": np.roll(~hard, s)} for m in ("A", "B&C") for s in range(3)}
+    e = book.experiment(values)
+    html = tables.paper(e, "T").data
+    assert set(e.verdicts.sampling) == {"bits"} and "from stored bits or scores" in html and "cannot be checked" in html
+    moved = e.view(e.rows.assign(x=0.5))
+    tables.paper(moved, "T")
+    assert e.verdicts.set_index("column").sampling.to_dict() == {"x": "binomial", "y": "bits"}, "what a chapter put in its place"
+
+
+def test_the_board_says_what_would_decide_and_that_decided_verdicts_may_be_wrong(book):
+    study = book.study()
+    values = {(m, s): {"x": 0.86 + 0.03 * (s - 1), "y": 0.3} for m in ("A", "B&C") for s in range(3)}
+    e = book.experiment(values, study=study)
+    tables.paper(e, "T")
+    tables.sentences(e, "T")
+    board = tables.scoreboard(study, "01_paper.html", "Paper").data
+    assert 'href="undecided.html#undecided-01"' in board and "1 differs" in board
+    assert "2 decided verdicts, of which up to 1 may be wrong if all lay on the margin" in board
+    html = tables.undecided(study).data
+    assert html.count("<tr>") == 3 and "T: A, x" in html and "T: B&amp;C, x" in html
+    line = e.verdicts[e.verdicts.verdict == "undecided"].iloc[0]
+    assert f"{line.needed_networks:.0f} networks</td><td>{line.chance:.0%}</td><td>seeds</td>" in html
+
+
+def test_what_a_paper_advertises_stands_in_the_claims(book):
+    values = {(m, s): {"worst": 0.8 if m == "A" else 0.2} for m in ("A", "B&C") for s in range(3)}
+    e = book.experiment(values)
+    with pytest.raises(ValueError, match="the claims declare none for 'T'"):
+        tables.survival(e, "T", metric="worst")
+    entry = '[[advertised]]\nundefended = "B&C"\ncolumn = "y"\nerrors = true\nplace = "§1"\nof = ["T"]\n'
+    (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
+    tables.survival(e, "T", metric="worst")
+    assert e.survivals.advertised.tolist() == pytest.approx([0.36]) and e.survivals.row.tolist() == ["A"]
+
+
+def test_networks_that_share_nothing_but_the_seed_are_two_groups(book):
+    values = {(m, s): {"worst": (0.8 if m == "A" else 0.4) + 0.1 * s} for m in ("A", "B&C") for s in range(3)}
+    how = {"undefended": "B&C", "advertised": "y", "errors": True}
+    e = book.experiment(values)
+    tables.survival(e, "T", metric="worst", **how)
+    paired = e.survivals.high.item() - e.survivals.low.item()
+    entry = '[[unpaired]]\nwhy = "other batches"\nplace = "§1"\nof = ["T"]\n'
+    (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
+    tables.survival(e, "T", metric="worst", **how)
+    assert e.survivals.high.item() - e.survivals.low.item() > 2 * paired
+
+
+def test_which_reading_counts_stands_under_the_table_with_its_reason(book):
+    entry = '[[reading]]\ncounts = "one <a>"\nother = "two"\nwhy = "It is printed."\nplace = "§1"\nof = ["T"]\n'
+    (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
+    html = tables.paper(book.experiment(), "T").data
+    assert "Counted: one &lt;a&gt;. Not counted: two. It is printed. (§1)" in html
+
+
+def test_what_is_glued_for_another_page_is_not_shown_on_its_own(capsys):
+    tables.glue("name", tables.HTML("<p>shown</p>"), shown=False)
+    kept = capsys.readouterr().out
+    assert "'application/papermill.record/text/html': '<p>shown</p>'" in kept and "'text/html'" not in kept
+
+
+@pytest.mark.parametrize(
+    ("judged", "remedy", "because"),
+    [
+        ({"reason": "both", "needed_networks": 7.0, "needed_images": 5000.0}, "7 networks and 5,000 images", "seeds and images"),
+        ({"reason": "on the margin"}, "nothing in reach", "on the margin: nothing would decide it"),
+        ({"reason": "images, out of reach"}, "nothing in reach", "the sampling of the images is the larger part"),
+        ({"reason": "attack"}, "the whole suite, and its budget doubled", "the suite of attacks is not complete"),
+        ({"reason": "before"}, "the paper’s own attack on these networks", "is not known"),
+        ({"reason": "before", "before": 0.1, "needed_networks": 6.0}, "6 networks", "is not sure"),
+        ({"reason": "before", "before": 0.1}, "nothing in reach", "is not known"),
+        ({"reason": float("nan")}, "nothing in reach", ""),
+    ],
+)
+def test_each_reason_says_what_would_decide(judged, remedy, because):
+    nothing = {"needed_networks": float("nan"), "needed_images": float("nan"), "chance": float("nan")}
+    (line,) = pd.DataFrame([{**nothing, **judged}]).itertuples()
+    assert reasons.remedy(line) == remedy and because in reasons.because(line)
