@@ -14,12 +14,13 @@ from helpers.claims.sentences import UNTESTED
 from helpers.claims.settings import ALTERED, SUBSTITUTED
 from helpers.claims.settings import MARKS as SETTINGS
 from helpers.markup import bar, mark, rows_link, table
-from helpers.reasons import because, remedy, wanted
+from helpers.reasons import NOTHING, because, remedy, wanted
 
 NUMBERS = ("agrees", "within spread", "undecided", "differs")
 SENTENCES = ("holds", "in part", "undecided", "contradicted")
 DEFENCES = (SURVIVES, UNDECIDED, BROKEN, NEVER, NEVER_DETECTED, NONE)
 OPEN = (UNDECIDED, NONE, UNTESTED)  # what is no decided verdict
+FEW = 10  # networks
 PAGE = "undecided.html"  # would more runs decide it?
 WRONG = 0.05  # of decided verdicts, the most that noise can have earned
 
@@ -82,12 +83,23 @@ def undecided(study, *, counted: bool = True) -> HTML:
 
     counted : only what the scoreboard counts
     """
+    questions = open_questions(study, counted=counted)
     body = [
-        [escape(what), escape(kind), escape(remedy(line)), _chance(line), escape(because(line))]
-        for kind, what, line in open_questions(study, counted=counted)
+        [escape(what), escape(kind), escape(remedy(line)), _chance(line), escape(because(line))] for kind, what, line in questions
     ]
     head = ["undecided", "", "what would decide it", "chance", "why"]
-    return HTML(table(head, body, "undecided"))
+    return HTML(f"<p>{_in_short([line for _, _, line in questions])}</p>{table(head, body, 'undecided')}")
+
+
+def _in_short(lines: list) -> str:
+    """How many would be decided by what."""
+    few = [line for line in lines if wanted(line) and _known(line, "needed_networks") <= FEW]
+    more = [line for line in lines if wanted(line) and _known(line, "needed_networks") > FEW]
+    never = [line for line in lines if remedy(line) == NOTHING]
+    rest = len(lines) - len(few) - len(more) - len(never)
+    parts = [f"{len(few)} would be decided by at most {FEW} networks, or by more images", f"{len(more)} by more networks"]
+    parts += [f"{rest} by other attacks or measurements"] * bool(rest)
+    return f"{len(lines)} are undecided: {', '.join(parts)}, and {len(never)} by nothing in reach."
 
 
 def open_questions(study, *, counted: bool = True) -> list[tuple[str, str, tuple]]:

@@ -18,6 +18,7 @@ PLAIN = {
 NAMED = {BOTH: "seeds and images", BEFORE: "whether there was an advantage under the paper’s own attack is not sure"}
 
 
+NOTHING = "nothing in reach"
 OTHERWISE = {  # what would decide it where neither networks nor images would
     BEFORE: "the paper’s own attack on these networks",
     ATTACK: "the whole suite, and its budget doubled",
@@ -49,7 +50,7 @@ def remedy(judged) -> str:
     """What would decide it: so many networks or images, something else that is missing, or "nothing in reach"."""
     reason = reason_of(judged)
     missing = OTHERWISE.get(reason, "") if reason != BEFORE or not np.isfinite(getattr(judged, "before", np.nan)) else ""
-    return wanted(judged) or missing or "nothing in reach"
+    return wanted(judged) or missing or NOTHING
 
 
 def wanted(judged) -> str:

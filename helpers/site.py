@@ -4,8 +4,10 @@
   with a figure load
 - every file of rows under `results/` becomes a page, so that a number in a table is one click from the runs behind it
 - the directive `stored-rows` lists the files of rows of a paper, read when the site is built, not when its chapter was run
+- the directive `verdict-calibration` draws how often the rule for printed numbers says what
 """
 
+import base64
 import json
 import shutil
 from html import escape
@@ -153,6 +155,23 @@ def stored_rows(root: Path, paper: str, link: str) -> str:
     return _table(head, lines, "stored") if lines else "<p>No rows are stored.</p>"
 
 
+class VerdictCalibration(SphinxDirective):
+    """`verdict-calibration`: how often each verdict is given, by the true distance and the number of networks."""
+
+    def run(self):
+        from helpers.plots import calibration
+
+        alt = "Shares of the four verdicts against the true distance in margins, for 3, 5 and 10 networks."
+        caption = (
+            "How often the rule gives each verdict where the truth is known: 2,000 simulated studies at each distance. The paper "
+            "prints one run, and runs scatter by half a margin. The distance is that of the two expectations. "
+            "<em>Differs</em> is rare up to one margin. <em>Agrees</em> speaks of the number as printed, which one lucky run can "
+            "bring near ours. The wide middle is what one printed run leaves open."
+        )
+        picture = f'<img alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(calibration()).decode()}">'
+        return [nodes.raw(text=f"<figure>{picture}<figcaption><p>{caption}</p></figcaption></figure>", format="html")]
+
+
 def copy_files(app, error):
     """Put plotly.js beside the other scripts, and the raw rows beside their pages."""
     if error is not None or app.builder.format != "html":
@@ -167,6 +186,7 @@ def copy_files(app, error):
 
 def setup(app):
     app.add_directive("stored-rows", StoredRows)
+    app.add_directive("verdict-calibration", VerdictCalibration)
     app.connect("html-collect-pages", rows_pages)
     app.connect("html-page-context", add_scripts, priority=900)
     app.connect("build-finished", copy_files)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from helpers.claims import deciding
+from helpers.claims import calibration, deciding
 from helpers.claims.numbers import VERDICTS, Case, bounds, decide, judge, verdict_of
 from helpers.claims.statistics import binomial_variance
 
@@ -223,6 +223,15 @@ def looking(m, s, draws, seed, *, expected, verdict):
             case = Case(v, MARGIN, UNIT, (0.0,), m, per_image, per_image / IMAGES if expected else 0.0, IMAGES)
             met[i] |= int(decide(case, some.mean(), some.std(ddof=1), n, IMAGES)) == VERDICTS.index(verdict)
     return met.mean()
+
+
+def test_the_figure_of_the_rule_shows_what_the_rule_was_chosen_for():
+    shares = calibration.frequencies([0.0, 1.0, 2.0], 5, draws=20_000)
+    assert shares.sum(axis=1) == pytest.approx(1)
+    assert shares[0] == pytest.approx([0.52, 0, 0, 0.48], abs=0.05) and shares[2] == pytest.approx([0, 0.28, 0.21, 0.5], abs=0.05)
+    assert shares[1, 1] <= 0.05, "at the margin it does not differ"
+    assert calibration.frequencies([1.0], 5, printed=True, draws=20_000)[0, 0] <= 0.05, "nor does it agree with the print"
+    assert (calibration.frequencies([0.0, 1.0], 3) == calibration.frequencies([0.0, 1.0], 3)).all()
 
 
 @pytest.mark.long

@@ -646,6 +646,7 @@ def test_the_board_says_what_would_decide_and_that_decided_verdicts_may_be_wrong
     assert 'href="undecided.html#undecided-01"' in board and "1 differs" in board
     assert "2 decided verdicts, of which up to 1 may be wrong if all lay on the margin" in board
     html = tables.undecided(study).data
+    assert "2 are undecided: 2 would be decided by at most 10 networks, or by more images, 0 by more networks, and 0 by" in html
     assert html.count("<tr>") == 3 and "T: A, x" in html and "T: B&amp;C, x" in html
     line = e.verdicts[e.verdicts.verdict == "undecided"].iloc[0]
     assert f"{line.needed_networks:.0f} networks</td><td>{line.chance:.0%}</td><td>seeds</td>" in html
