@@ -11,7 +11,7 @@ from helpers import claims
 from helpers.claims.defences import BROKEN, NEVER, NONE, SURVIVES, UNDECIDED
 from helpers.claims.detectors import NEVER_DETECTED
 from helpers.claims.sentences import UNTESTED
-from helpers.claims.settings import ALTERED, SUBSTITUTED
+from helpers.claims.settings import ALTERED, UNJUDGED
 from helpers.claims.settings import MARKS as SETTINGS
 from helpers.markup import bar, mark, rows_link, table
 from helpers.reasons import NOTHING, because, remedy, wanted
@@ -34,7 +34,7 @@ def scoreboard(study, page: str, title: str, sources: Callable[[str], bool] = bo
     """
     cells, said = counted_numbers(study), study.judged_of("sentences", counted=True)
     printed = claims.read(study.paper)
-    printed = claims.count(printed[[sources(source) for source in printed.source]])
+    printed = claims.count(printed[[sources(source) for source in printed.source]], study.paper)
     left = study.judged_of("survivals", counted=True)
     of_verdict = {v: left.row[left.verdict == v] for v in DEFENCES}
     stronger = "<br>".join(f"{mark(v)}: {'; '.join(map(escape, rows))}" for v, rows in of_verdict.items() if len(rows))
@@ -58,10 +58,11 @@ def anchor_of(page: str) -> str:
 
 
 def counted_numbers(study) -> pd.DataFrame:
-    """The printed numbers that count: each once, and none that agrees by construction."""
+    """The printed numbers that count: each once, none that follows from another, and none that agrees by construction."""
     cells = study.judged_of("numbers", counted=True)
     constructed = (cells.verdict == "agrees") & (cells.get("condition", pd.Series("", cells.index)).fillna("") != "")
-    return cells[(cells.same_as == "") & ~constructed]
+    follows = cells.get("follows", pd.Series("", cells.index)).fillna("") != ""
+    return cells[(cells.same_as == "") & ~constructed & ~follows]
 
 
 def _by_settings(judged: pd.DataFrame, order: tuple[str, ...]) -> str:
@@ -69,7 +70,7 @@ def _by_settings(judged: pd.DataFrame, order: tuple[str, ...]) -> str:
     parts = []
     for settings in SETTINGS:
         mine = judged[(judged.get("settings") == settings) & ~judged.verdict.isin((NONE, UNTESTED))]
-        if len(mine) and settings != SUBSTITUTED:
+        if len(mine) and settings not in UNJUDGED:
             css = ALTERED if settings == ALTERED else ""
             parts.append(f'<span class="settings">{escape(settings)}</span>{bar(mine.verdict, order, css)}')
     for verdict, words in ((NONE, "substituted, no verdict"), (UNTESTED, "not tested")):

@@ -11,7 +11,7 @@ from helpers import claims, names
 from helpers.claims import statistics
 from helpers.claims.defences import NONE, Suite
 from helpers.claims.printed import facts
-from helpers.claims.settings import SUBSTITUTED, Settings, compare_settings
+from helpers.claims.settings import UNJUDGED, Settings, compare_settings
 
 CLOSE = 1e-6  # a stored rate has seven digits
 
@@ -130,8 +130,8 @@ def at_hand(experiment, source: str, images: int | str) -> int:
 
 
 def substituted(settings: Settings) -> bool:
-    """Whether another network or dataset took the place of the paper's: then there is no verdict."""
-    return settings.mark == SUBSTITUTED
+    """Whether another network, dataset or threat model took the place of the paper's: then there is no verdict."""
+    return settings.mark in UNJUDGED
 
 
 def images_of(experiment, images: int | str) -> int:
@@ -142,7 +142,7 @@ def images_of(experiment, images: int | str) -> int:
 
 
 def marked(judged: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """What was judged, with its settings mark; without verdicts where another network or dataset stands for the paper's."""
+    """What was judged, with its settings mark; without verdicts where network, dataset or threat model are not the paper's."""
     judged = judged.assign(settings=settings.mark)
     if not substituted(settings):
         return judged

@@ -12,6 +12,7 @@ PLAIN = {
     UNSURE: "whether it detected anything before any attack is not sure",
     NO_FPR: "the FPR at 95 % TPR is not stored for every attack",
     "substituted": "another network or dataset than the paper’s",
+    "another threat model": "another ε or norm than the paper’s",
     "nothing advertised": "the paper advertises no advantage",
 }
 

@@ -15,7 +15,7 @@ from helpers import checks as masking
 from helpers import claims, judging
 from helpers.averages import axis, beside, cell, means, spread_of  # noqa: F401  a chapter says tables.means
 from helpers.boards import scoreboard, status, undecided  # noqa: F401  ... tables.scoreboard
-from helpers.claims.printed import facts
+from helpers.claims.printed import entry_for, facts
 from helpers.formats import amount, number, percent, without_zeros  # noqa: F401  ... tables.number
 from helpers.markup import bar, glue, mark, picture, provenance, rows_link, settings_line, table  # noqa: F401  ... tables.glue
 from helpers.reasons import why
@@ -70,22 +70,16 @@ def paper(
         result = mine[["row", "column"]].merge(pd.concat(parts), on=["row", "column"])  # in the paper's order
     settings = judging.settings_of(experiment, declared or source)
     result = judging.marked(result.assign(source=source), settings)
-    result["condition"] = [_condition(paper_of, source, c.row, c.column) for c in result.itertuples()]
+    for name, kind, what in (("condition", "by_construction", "condition"), ("follows", "follows", "why")):
+        found = (entry_for(paper_of, kind, source, c.row, c.column) for c in result.itertuples())
+        result[name] = [entry.get(what, "") for entry in found]
     experiment.judge("numbers", result, count=count)
     return HTML(
-        _paper_table(result, experiment, also or {}, group)
+        _paper_table(result, experiment, also or {}, group, settings.network)
         + settings_line(settings)
         + provenance(experiment)
         + _details(result, said.get("averaged", 1), facts(paper_of, "reading", source))
     )
-
-
-def _condition(paper_of: str, source: str, row: str, column: str) -> str:
-    """The condition under which a cell agrees by construction; empty for any other cell."""
-    for entry in facts(paper_of, "by_construction", source):
-        if row in entry.get("rows", [row]) and column in entry.get("columns", [column]):
-            return entry["condition"]
-    return ""
 
 
 def _apart(cells: pd.DataFrame, by_column: dict[str, dict]) -> list[tuple[pd.DataFrame, dict]]:
@@ -94,12 +88,14 @@ def _apart(cells: pd.DataFrame, by_column: dict[str, dict]) -> list[tuple[pd.Dat
     return [(part, changed) for part, changed in [(cells[~cells.column.isin(by_column)], {}), *parts] if len(part)]
 
 
-def _paper_table(result: pd.DataFrame, experiment, also: dict[tuple[str, str], str], group: Callable[[str], str]) -> str:
+def _paper_table(
+    result: pd.DataFrame, experiment, also: dict[tuple[str, str], str], group: Callable[[str], str], network: str
+) -> str:
     fullest = max((cells for _, cells in result.groupby("row", sort=False)), key=len)  # its order is the paper's
     columns = list(dict.fromkeys([*fullest.column, *result.column]))
     body = []
     for row, cells in result.groupby("row", sort=False):
-        line = [escape(row)]
+        line = [escape(row) + (f'<br><span class="paper">ours: {escape(network)}</span>' if network else "")]
         for column in columns:
             if not (cells.column == column).any():
                 line.append("–")  # the paper prints nothing here

@@ -614,6 +614,33 @@ def test_another_network_or_dataset_has_no_verdict(book):
     assert "0 of 8 printed numbers" in board and "3 substituted, no verdict" in board and "0 decided verdicts" in board
 
 
+def test_a_number_that_follows_from_another_is_judged_and_not_counted(book):
+    entry = '[[follows]]\nof = ["T"]\nrows = ["A"]\ncolumns = ["y"]\nwhy = "it is 1 − x"\nplace = "§1"\n'
+    (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
+    study = book.study()
+    e = book.experiment(study=study)
+    tables.paper(e, "T")
+    assert len(e.verdicts) == 4 and "2 of 7 printed numbers" in tables.scoreboard(study, "01.html", "Paper").data
+
+
+def test_another_networks_name_stands_beside_the_papers(book):
+    entry = '[[declared]]\nname = "networks"\nvalue = ["resnet18"]\nplace = "§1"\n'
+    (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")
+    html = tables.paper(book.experiment(networks=["lite0", "lite1"]), "T").data
+    assert html.count("ours: lite0, lite1</span>") == 2
+    assert "ours: " not in tables.paper(book.experiment(name="u", networks=["resnet18"]), "T").data
+
+
+def test_a_reader_who_changes_eps_is_told_so_and_gets_no_verdict(book):
+    (book.folder / "claims/p.toml").write_text(TOML + '[[declared]]\nname = "eps"\nvalue = 1.5\nplace = "§1"\n', encoding="utf-8")
+    changed, same = book.experiment(eps=2.0), book.experiment(name="u", eps=1.5)
+    html = tables.paper(changed, "T").data
+    assert set(changed.verdicts.verdict) == {"no verdict"} and "Another threat model</b>: epochs" in html
+    assert "eps: 2.0 instead of 1.5" in html and "another ε or norm than the paper’s" in html
+    tables.paper(same, "T")
+    assert "no verdict" not in set(same.verdicts.verdict)
+
+
 def test_what_agrees_by_construction_is_marked_and_not_counted(book):
     entry = '[[by_construction]]\nof = ["T"]\ncolumns = ["x"]\ncondition = "it was <matched>"\nplace = "§1"\n'
     (book.folder / "claims/p.toml").write_text(TOML + entry, encoding="utf-8")

@@ -82,9 +82,18 @@ def value(cells: pd.DataFrame, source: str, row: str, column: str) -> float:
     return parse_number(cell.value.iloc[0], cell.unit.iloc[0])[0]
 
 
-def count(cells: pd.DataFrame) -> int:
-    """How many different numbers the paper prints: a cell that repeats another counts once."""
-    return int(((cells.kind != "sentence") & (cells.same_as == "")).sum())
+def count(cells: pd.DataFrame, paper: str = "") -> int:
+    """How many different numbers the paper prints: a cell that repeats another, or follows from another, counts once."""
+    numbers = cells[(cells.kind != "sentence") & (cells.same_as == "")]
+    return sum(not entry_for(paper, "follows", c.source, c.row, c.column) for c in numbers.itertuples())
+
+
+def entry_for(paper: str, kind: str, source: str, row: str, column: str) -> dict:
+    """The entry `[[kind]]` of the claims that holds for one cell, by its source and the rows and columns that it names; or {}."""
+    for entry in facts(paper, kind, source) if paper else []:
+        if row in entry.get("rows", [row]) and column in entry.get("columns", [column]):
+            return entry
+    return {}
 
 
 def parse_number(value: str, unit: str) -> tuple[float, float]:

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from helpers.claims.printed import facts
 
 PAPERS, UNSTATED, ALTERED, SUBSTITUTED = "the paper's settings", "unstated", "altered", "substituted"
-MARKS = (PAPERS, UNSTATED, ALTERED, SUBSTITUTED)
-OTHERS = ("data", "network", "networks", "architecture")  # settings whose inequality makes it another network or dataset
+OTHER_THREAT = "another threat model"
+MARKS = (PAPERS, UNSTATED, ALTERED, OTHER_THREAT, SUBSTITUTED)  # each outdoes those before it
+UNJUDGED = (OTHER_THREAT, SUBSTITUTED)  # marks that leave no verdict
+THREAT = ("eps", "norm")  # settings whose inequality makes it another question
+NETWORKS = ("network", "networks", "architecture")
+OTHERS = ("data", *NETWORKS)  # settings whose inequality makes it another network or dataset
 NO_SETTINGS = ("averaged",)  # declared, and no setting of a run
 
 
@@ -15,12 +19,13 @@ class Settings:
     """How a run's settings relate to the paper's.
 
     mark : one of MARKS; words : what is altered or substituted, e.g. "epochs: 10 instead of 50"; guessed : what the paper does
-    not say
+    not say; network : the name of another network that took the place of the paper's, else ""
     """
 
     mark: str
     words: tuple[str, ...]
     guessed: tuple[str, ...]
+    network: str = ""
 
 
 def declared(paper: str, source: str) -> dict:
@@ -50,15 +55,16 @@ def compare_settings(
 ) -> Settings:
     """The mark of a row, by its settings and its data {role: {name, size}}, against what the paper declares.
 
-    Any inequality makes it *altered*, but more images or seeds; of one that names a network or a dataset, *substituted*. Without
-    one it is *unstated* if anything was guessed, or if nothing is declared; else *the paper's settings*.
+    Any inequality makes it *altered*, but more images or seeds; of ε or the norm, *another threat model*; of one that names
+    a network or a dataset, *substituted*. Without one it is *unstated* if anything was guessed, or if nothing is declared;
+    else *the paper's settings*.
     A name is looked up among the settings, then as "<role> images" or "<role> data" among the splits.
     strict : whether a name that is nowhere raises KeyError, unless another network or dataset explains it; else it is passed over
     """
     known = {f"{role} images": split["size"] for role, split in data.items()}
     known |= {f"{role} data": split["name"].split("/")[0].split(" ")[0] for role, split in data.items()}
     known |= _flat(settings)
-    words, mark, compared, missing = [], PAPERS, 0, []
+    words, mark, network, compared, missing = [], PAPERS, "", 0, []
     for name, value in declared.items():
         if name in NO_SETTINGS:
             continue
@@ -68,13 +74,15 @@ def compare_settings(
         mine, compared = known[name], compared + 1
         if not _differs(name, mine, value):
             continue
-        mark = SUBSTITUTED if mark == SUBSTITUTED or name in OTHERS or name.endswith(" data") else ALTERED
+        its = SUBSTITUTED if name in OTHERS or name.endswith(" data") else OTHER_THREAT if name in THREAT else ALTERED
+        mark = max(mark, its, key=MARKS.index)
+        network = (mine if isinstance(mine, str) else ", ".join(map(str, mine))) if name in NETWORKS else network
         words.append(f"{name}: {_text(mine)} instead of {_text(value)}")
     if missing and strict and mark != SUBSTITUTED:  # another network has other settings
         raise KeyError(f"nothing named {missing[0]!r} among the settings or the data of the row")
     if mark == PAPERS and (guessed or not compared):
         mark = UNSTATED
-    return Settings(mark, tuple(words), tuple(guessed))
+    return Settings(mark, tuple(words), tuple(guessed), network)
 
 
 def _flat(settings: dict) -> dict:
