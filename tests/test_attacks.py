@@ -1026,7 +1026,7 @@ def test_deepfool_is_exact_on_an_affine_classifier(norm, overshoot):
     distance[own] = torch.inf
     distance, rival = distance.min(dim=1)
     x_adv = deepfool(model, x, y, norm=norm, overshoot=overshoot, clip=False)
-    assert model.sizes == [40, 40, 40], "one step is enough"
+    assert model.sizes == [40, 40], "one step is enough"
     assert torch.equal(predicted(model, x_adv), rival)
     reached = length(x_adv - x, norm) / (1 + overshoot)
     assert (reached > distance).all()
@@ -1035,7 +1035,7 @@ def test_deepfool_is_exact_on_an_affine_classifier(norm, overshoot):
 
 @pytest.mark.parametrize("norm", [pytest.param(norm, id=norm) for norm in NORMS])
 def test_deepfool_passes_only_unfinished_samples_through_the_model(norm, trained):
-    """Together, samples take as many passes as each takes alone; these differ."""
+    """Together, samples take at most one pass more a step than each takes alone; these differ."""
     model, x, y = trained[0], trained[1][:24], trained[2][:24]
     model = Recorder(model)
     together = deepfool(model, x, y, norm=norm, clip=False)
@@ -1047,7 +1047,7 @@ def test_deepfool_passes_only_unfinished_samples_through_the_model(norm, trained
         one = deepfool(model, x[i : i + 1], y[i : i + 1], norm=norm, clip=False)
         torch.testing.assert_close(together[i : i + 1], one, rtol=0, atol=1e-4)
         alone.append(len(model.seen))
-    assert sum(sizes) == sum(alone)
+    assert sum(alone) <= sum(sizes) <= sum(2 * passes - 1 for passes in alone)
     assert len(set(alone)) > 2
 
 
@@ -1106,7 +1106,7 @@ def test_deepfool_finds_nearer_mistakes_than_one_long_step(norm, trained):
 def test_deepfool_takes_at_most_its_steps_and_returns_where_it_got(norm, steps):
     model, x = Recorder(bumpy), normal(4, 3)
     x_adv = deepfool(model, x, torch.zeros(4).long(), steps=steps, norm=norm, clip=False)
-    assert model.sizes == [4] * (2 * steps + 1)
+    assert model.sizes == [4] * (steps + 1)
     assert torch.equal(x_adv, model.seen[-1]), "the last iterate"
     assert (length(x_adv - x) > 0).all()
 

@@ -14,7 +14,8 @@ negative or non-finite eps, an empty batch, NaN or out-of-range pixels, labels t
 are not finite.
 """
 
-from helpers.attacks.iterated import apgd, deepfool, minus_log_odds, pgd
+from helpers.attacks.deepfool import deepfool
+from helpers.attacks.iterated import apgd, minus_log_odds, pgd
 from helpers.attacks.one_step import (
     adv_alpha,
     adv_logits,

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.attacks.one_step import against_own, logit_jacobian, minimal_shift, rivals
 from helpers.inputs import (
     check_callable,
     check_choice,
@@ -16,10 +15,10 @@ from helpers.inputs import (
     check_real,
     check_whole,
 )
-from helpers.losses import log_odds, margin, merge_reject
+from helpers.losses import log_odds, merge_reject
 from helpers.metrics import eval_mode
 from helpers.norms import expand, project, random_in_ball, steepest
-from helpers.passes import Model, checked_logits, gradient_of, rounding_of, with_gradients
+from helpers.passes import Model, checked_logits, gradient_of, with_gradients
 
 Tensor = torch.Tensor
 
@@ -27,69 +26,6 @@ Tensor = torch.Tensor
 def minus_log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """What `pgd` maximises by default: per sample the direction of the cross-entropy, without its saturation."""
     return -log_odds(logits, y)
-
-
-@with_gradients
-def deepfool(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    steps: int = 50,
-    norm: str = "l2",
-    overshoot: float = 0.02,
-    candidates: int | None = None,
-    clip: bool = True,
-) -> Tensor:
-    """The nearest wrongly classified image that repeated `minimal_shift`s on the logits find (Moosavi-Dezfooli et al. 2016).
-
-    steps : at most; every sample takes only as many as it needs and then leaves the batch
-    overshoot : the sum of the shifts is stretched by 1 + overshoot, to cross the boundary instead of touching it
-    candidates : rival classes that the shifts consider, those of the largest logits at x; None: all. Its authors take ten of the
-        thousand of ImageNet: each costs a backward pass a step. Any class fools, also one that was no candidate
-
-    There is no eps: the result's distance from x is what one wants to know. Samples that are wrong already return unchanged; of
-    a sample that is never fooled the last iterate returns, so score the result. Fooled means by a margin of the logits that
-    their rounding at another batch size does not undo.
-    """
-    check_norm(norm)
-    check_input(x, y, 0.0, clip, norm)
-    check_callable("model", model)
-    check_whole("steps", steps)
-    check_whole("candidates", candidates)
-    check_real("overshoot", overshoot)
-    if None in (steps, overshoot) or steps < 1 or not 0 <= overshoot < torch.inf:
-        raise ValueError(f"steps must be at least 1 and overshoot finite and >= 0, not {steps} and {overshoot}")
-    if candidates is not None and candidates < 1:
-        raise ValueError(f"candidates must be at least 1, or None for all classes, not {candidates}")
-    x = x.detach()
-    classes = None if candidates is None else _candidates(model, x, y, candidates)
-    total, result = torch.zeros_like(x), x.clone()
-    alive = torch.arange(len(x), device=x.device)
-    for step in range(steps + 1):
-        with torch.no_grad(), eval_mode(model):
-            logits = checked_logits(model, result[alive], y[alive])
-        rounding = rounding_of(logits.dtype) * logits.abs().amax(dim=1)
-        left = margin(logits, y[alive]) >= (-rounding if step else 0)
-        alive, rounding = alive[left], rounding[left]
-        if step == steps or not len(alive):
-            break
-        own = y[alive] if classes is None else torch.zeros_like(y[alive])
-        logits, jacobian = logit_jacobian(model, result[alive], own, None if classes is None else classes[alive])
-        gap = (2 * rounding[:, None] - against_own(logits, own)).masked_fill(~rivals(logits, own), torch.inf)
-        shift, _ = minimal_shift(gap, against_own(jacobian, own), norm)
-        total[alive] += shift.view_as(total[alive])
-        moved = x[alive] + (1 + overshoot) * total[alive]
-        result[alive] = moved.clamp(0, 1) if clip else moved
-    return result
-
-
-def _candidates(model: Model, x: Tensor, y: Tensor, number: int) -> Tensor:
-    """Each sample's own class, then its `number` rivals of the largest logits: (N, 1 + number), or all there are."""
-    with torch.no_grad(), eval_mode(model):
-        logits = checked_logits(model, x, y)
-    ordered = logits.scatter(1, y[:, None], torch.inf).argsort(dim=1, descending=True)
-    return ordered[:, : number + 1]
 
 
 @with_gradients

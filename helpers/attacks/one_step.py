@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.inputs import check_callable, check_floats, check_generator, check_input, check_label_shape, check_labels, check_norm
+from helpers.inputs import check_callable, check_floats, check_generator, check_input, check_label_shape, check_norm
 from helpers.losses import log_odds, merge_reject, others
 from helpers.metrics import eval_mode
 from helpers.norms import dual, length, steepest, unit_l2
@@ -101,20 +101,14 @@ def minimal_shift(gap: Tensor, rows: Tensor, norm: str = "l2") -> tuple[Tensor, 
 
 
 @with_gradients
-def logit_jacobian(model: Model, x: Tensor, y: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and their Jacobian ∂z_k/∂x (N, K, d) for the whole batch: one forward and K backward passes.
-
-    classes : (N, K) int64, the classes of each sample that are wanted, in this order, and y then an index into them; None: all
-    """
+def logit_jacobian(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and their Jacobian ∂z_k/∂x (N, K, d) for the whole batch: one forward and K backward passes."""
     check_callable("model", model)
     check_floats("x", x, dims=2)
     check_label_shape("y", y, len(x))
     with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
-        logits = checked_logits(model, x, y if classes is None else None)
-        if classes is not None:
-            logits = logits.gather(1, classes)
-            check_labels(logits, y)
+        logits = checked_logits(model, x, y)
         last = logits.shape[1] - 1
         rows = [raw_gradient(logits[:, k].sum(), x, retain_graph=k < last).flatten(1) for k in range(last + 1)]
     return logits.detach(), checked_gradient(torch.stack(rows, dim=1))

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.attacks.iterated import deepfool, minus_log_odds
+from helpers.attacks.deepfool import deepfool
+from helpers.attacks.iterated import minus_log_odds
 from helpers.attacks.one_step import gradient
 from helpers.inputs import (
     check_finite,
