@@ -171,6 +171,16 @@ SCORES = {
 }
 SHAPES = {"(H, W)": lambda s: s[1:], "zero": lambda s: (0, 8, 8), "halves": lambda s: (1, 8.5, 8), "number": lambda s: 8}
 EPS = NUMBER | {"8 of 255": lambda v: 8.0}
+THREAT = {f"eps: {k}": lambda t, v=v: attacks.Threat(v(t.eps), t.norm) for k, v in EPS.items()}
+THREAT |= {f"norm: {k}": lambda t, v=v: attacks.Threat(t.eps, v(t.norm)) for k, v in NORM.items()}
+THREAT |= {"number": lambda t: 0.1, "None": lambda t: None}
+ALIVE = {
+    "floats": lambda a: a.float(),
+    "too few": lambda a: a[:-1],
+    "column": lambda a: a[:, None],
+    "list": lambda a: a.tolist(),
+    "index": lambda a: a.nonzero().squeeze(1),
+}
 
 
 @dataclass
@@ -221,6 +231,40 @@ def doors() -> list[Door]:
         step_size=NUMBER,
         generator=GENERATOR,
         right={"step_size": ("None",)},
+    )
+    add(
+        "apgd",
+        attacks.apgd,
+        lambda: {**attack(attacks.apgd, norm="linf")[0](), "steps": 3, "generator": seeded()},
+        **attack(attacks.apgd, norm="linf")[1],
+        steps=COUNT,
+        generator=GENERATOR,
+    )
+    add(
+        "square",
+        attacks.square,
+        lambda: {**attack(attacks.square, norm="linf")[0](), "queries": 3, "generator": seeded()},
+        **{**attack(attacks.square, norm="linf")[1], "model": MODEL},
+        queries=COUNT,
+        generator=GENERATOR,
+    )
+    add(
+        "worst_case",
+        attacks.worst_case,
+        lambda: {
+            **{"model": network(), "x": images(), "y": network()(images()).argmax(dim=1)},  # read right, so that each meets all
+            **{"threat": attacks.Threat(1e-4, "linf"), "twin": network()},
+            **{"surrogate": network(), "budget": 12, "alive": torch.ones(N, dtype=torch.bool), "generator": seeded()},
+        },
+        model=MODEL,
+        x=UNIT,
+        y=LABELS,
+        threat=THREAT,
+        surrogate={k: v for k, v in GRADIENT.items() if k != "None"},
+        twin={k: v for k, v in GRADIENT.items() if k != "None"},
+        budget=COUNT,
+        alive=ALIVE,
+        generator=GENERATOR,
     )
     add(
         "targeted_fgsm",
@@ -319,6 +363,7 @@ def doors() -> list[Door]:
         passes=COUNT,
         batch_size=COUNT,
         step_size=NUMBER,
+        momentum=NUMBER | {"one": lambda v: 1.0},
         cap=NUMBER,
         generator=GENERATOR,
         right={"step_size": ("None",), "cap": ("infinity",)},

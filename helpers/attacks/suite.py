@@ -18,9 +18,10 @@ import torch
 from helpers.attacks.iterated import apgd, check_search, pgd
 from helpers.attacks.one_step import adv_loss, random_noise
 from helpers.attacks.square import minus_margin, square
-from helpers.inputs import check_images, check_number
+from helpers.inputs import check_callable, check_images, check_number, told
 from helpers.losses import others
 from helpers.metrics import eval_mode, in_batches, predict, right_and_rejected
+from helpers.passes import with_gradients
 
 Tensor = torch.Tensor
 Model = Callable[[Tensor], Tensor]
@@ -119,6 +120,7 @@ def attacks(
     yield "Square", lambda x, y, _: square(model, x, y, **aware, **how, queries=max(1, budget // 2))
 
 
+@with_gradients
 def worst_case(
     model: Model,
     x: Tensor,
@@ -142,8 +144,15 @@ def worst_case(
         the worst of them is scored by DRAWS fresh ones: one wrong answer is no success
     alive : bool (N,), images that count as right before any attack; None: those that the model reads right
     """
+    if not isinstance(threat, Threat):
+        raise ValueError(f"threat must be an attacks.Threat(eps, norm), not {told(threat)}")
     check_search(model, x, y, threat.eps, threat.clip, 1, threat.norm, generator=generator)
     check_images("x", x)
+    for name, network in (("surrogate", surrogate), ("twin", twin)):
+        if network is not None:
+            check_callable(name, network)
+    if alive is not None and (not torch.is_tensor(alive) or alive.dtype != torch.bool or alive.shape != y.shape):
+        raise ValueError(f"alive must be bool, one for each of the {len(y)} images, not {told(alive)}")
     check_number("budget", budget, 1, whole=True)
     source, draws, passes = surrogate or model, DRAWS if random else 1, Counted()
     with eval_mode(model, source, twin):
