@@ -24,6 +24,8 @@ def length(v: Tensor, norm: str = "l2") -> Tensor:
     """The norm of each sample's perturbation: (N,), in the precision of v, but in float32 for half precision."""
     check_norm(norm)
     check_floats("v", v, dims=2, least=0)
+    if 0 in v.shape[1:]:
+        raise ValueError(f"v {tuple(v.shape)} has samples without values: there is no length")
     size = wide(v).flatten(1).abs()  # its sum and maximum take a sixth of the time of torch's own L1 and L∞ norms
     if norm == "l1":
         return size.sum(dim=1)
