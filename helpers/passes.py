@@ -20,7 +20,10 @@ NO_GRADIENT = (
 
 
 # What torch says where a network is given images of another shape than it was made for
-MISFIT = "shapes cannot be multiplied|Expected .*D|to have \\d+ channels|[Ss]ize mismatch|too small|must match|invalid for input|[Kk]ernel size"
+MISFIT = (
+    "shapes cannot be multiplied|Expected .*D|to have \\d+ channels|[Ss]ize mismatch|too small|must match|invalid for input|"
+    "[Kk]ernel size"
+)
 
 
 def call(model: Model, x: Tensor):
