@@ -7,10 +7,10 @@ from functools import partial
 import pandas as pd
 import torch
 
-from helpers.attacks import gradient, random_noise, square
-from helpers.inputs import check_labels
+from helpers.attacks import gradient, minus_log_odds, random_noise, square
+from helpers.inputs import check_labels, check_whole
 from helpers.losses import dlr_loss, merge_reject
-from helpers.metrics import in_batches, outcomes
+from helpers.metrics import in_batches, outcomes, predict
 from helpers.norms import length, steepest
 
 Tensor = torch.Tensor
@@ -92,6 +92,35 @@ def gradient_checks(
     result["zero gradients"] = (length(g32) == 0).double().mean().item()
     result["signs agree"] = (g32.sign() == g64.sign()).double().mean().item()
     return result
+
+
+def loss_along(
+    model: torch.nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    norm: str = "l2",
+    points: int = 21,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """The mean loss on the way from x along its gradient, and along a random direction, for comparison.
+
+    x : (N, ...) images, which are not brought back to [0, 1]; y : (N,) classes; eps : how far the way goes, in the norm
+    returns `distance` (points,), and `gradient` and `random`, each the mean over images of minus the log odds of y, (points,)
+
+    Where gradients are masked the loss does not rise along them, or less than along a random direction.
+    """
+    check_whole("points", points)
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    ways = {"gradient": gradient(model, x, y, minus_log_odds), "random": noise}
+    distance = torch.linspace(0, eps, points, device=x.device, dtype=x.dtype)
+
+    def loss(direction: Tensor, far: Tensor) -> Tensor:
+        return minus_log_odds(predict(model, x + far * direction), y).mean()
+
+    directions = {name: steepest(g, norm) for name, g in ways.items()}
+    return {"distance": distance} | {k: torch.stack([loss(d, far) for far in distance]) for k, d in directions.items()}
 
 
 def flags_of(c: pd.Series, *, eps: float, radii: list[float]) -> int:

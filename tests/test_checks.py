@@ -206,3 +206,36 @@ def test_the_radius_at_which_anything_is_in_reach_can_be_another():
         lines = checks.judge_checks(pd.Series({**c, "PGD, eps 0.1": 0.7, "PGD, eps 1": reached}), **how)
         assert [name for name, good, _ in lines if not good] == flagged
         assert {name: figures for name, _, figures in lines}["accuracy falls with ε"] == "0.700 › 0.400"
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_loss_rises_along_the_gradient_as_fast_as_it_can_and_faster_than_at_random(norm):
+    weight = torch.randn(2, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = torch.randn(50, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = torch.zeros(50, dtype=torch.int64)
+    way = checks.loss_along(
+        lambda x: x @ weight.T, x, y, eps=1.0, norm=norm, points=5, generator=torch.Generator().manual_seed(3)
+    )
+    steep = (weight[1] - weight[0]).norm() if norm == "l2" else (weight[1] - weight[0]).abs().sum()
+    torch.testing.assert_close(way["gradient"] - way["gradient"][0], way["distance"] * steep)
+    assert way["gradient"][0] == way["random"][0] and len(way["distance"]) == 5
+    assert (way["random"] - way["random"][0]).abs().max() < 0.5 * steep
+
+
+def test_a_masked_gradient_does_not_lead_upward():
+    weight = torch.randn(2, 30, generator=torch.Generator().manual_seed(1))
+    x, y = torch.rand(50, 30, generator=torch.Generator().manual_seed(2)), torch.zeros(50, dtype=torch.int64)
+
+    def masked(x):
+        z = x @ weight.T
+        return z.detach() - (z - z.detach())  # the right logits with the wrong sign of gradient
+
+    way = checks.loss_along(masked, x, y, eps=1.0, generator=torch.Generator().manual_seed(3))
+    assert way["gradient"][-1] < way["gradient"][0] and way["gradient"][-1] < way["random"][-1]
+
+
+def test_flags_count_what_masks_the_gradients_of_an_attack_only():
+    sound = {"PGD": 0.7, "PGD, DLR": 0.7, "one step": 0.8, "transfer": 0.9, "random": 1.0, "PGD, eps 50": 0.0, "rescored": 0.8}
+    sound = pd.Series({**sound, "signs agree": 0.5, "literal float32": 0.9, "literal float64": 0.5, "PGD, inside [0, 1]": 0.6})
+    assert checks.flags_of(sound, eps=1.0, radii=[50.0]) == 0
+    assert checks.flags_of(pd.Series({**sound, "Square": 0.6, "random": 0.7}), eps=1.0, radii=[50.0]) == 2
