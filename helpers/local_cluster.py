@@ -31,7 +31,10 @@ def local_cluster(workers: int, environment: dict[str, str]) -> Iterator[str]:
     with private_folder() as folder, dask.config.set({**CONFIG, **own, "temporary-directory": str(folder)}):
         options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": None, "processes": True}
         here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-        cluster = LocalCluster(**options, **here, silence_logs=logging.CRITICAL + 1, local_directory=str(folder))
+        try:
+            cluster = LocalCluster(**options, **here, silence_logs=logging.CRITICAL + 1, local_directory=str(folder))
+        except RuntimeError as error:
+            raise OSError(f"the workers could not be started ({error}): start the run again, or with fewer WORKERS") from None
         with on_stop(lambda: _kill(cluster)):
             try:
                 yield cluster.scheduler_address

@@ -298,6 +298,16 @@ def _workers_of(file) -> dict:
         return client.scheduler_info()["workers"]
 
 
+def test_workers_that_do_not_start_are_said_in_one_line(monkeypatch):
+    def killed(*args, **kwargs):
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.LocalCluster", killed)
+    with pytest.raises(OSError, match="the workers could not be started .Nanny failed to start.*: start the run again"):
+        with local_cluster(1, {}):
+            pass
+
+
 def test_a_worker_is_told_why_it_is_refused(tmp_path):
     mark, said = shared_mark(tmp_path / "shared")
     assert shared_mark(tmp_path / "shared") == (mark, said) and len(said) == 16, "of two clients on one folder"
