@@ -303,9 +303,11 @@ def test_workers_that_do_not_start_are_said_in_one_line(monkeypatch):
         raise RuntimeError("Nanny failed to start.")
 
     monkeypatch.setattr("distributed.LocalCluster", killed)
-    with pytest.raises(OSError, match="the workers could not be started .Nanny failed to start.*: start the run again"):
-        with local_cluster(1, {}):
-            pass
+    with (
+        pytest.raises(OSError, match="the workers could not be started .Nanny failed.*: start the run again"),
+        local_cluster(1, {}),
+    ):
+        pass
 
 
 def test_a_worker_is_told_why_it_is_refused(tmp_path):
