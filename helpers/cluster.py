@@ -25,6 +25,7 @@ from helpers.worker import Guard, Job, code, work
 PATIENCE = 10  # seconds until a scheduler that does not answer is said not to be there
 DEATHS = 3  # of workers at one row, before it is given up
 ROUNDS = 20  # in which a row may ask for the identity of code
+ASKING, TRAINING, READY = 0, 10, 20  # a row whose network has arrived comes first: it is stored early in a long run
 
 
 class ClusterError(RuntimeError):
@@ -117,7 +118,7 @@ class Tasks:
                         lost += [] if again else _rows_behind(job, waiting)
                     else:  # "trained"
                         again = waiting.pop(job.chain[-1], [])
-                    running |= dict(map(self._submit, again))
+                    running |= dict(self._submit(job, READY if kind == "trained" else None) for job in again)
         finally:
             with contextlib.suppress(Exception):  # the cluster may be gone
                 self.client.cancel(list(running), force=True)
@@ -139,14 +140,15 @@ class Tasks:
         if not set(self.client.nthreads()) - self.refused:
             raise ClusterError(f"worker {address} is refused: {words}; there is no other worker")
 
-    def _submit(self, job: Job) -> tuple[Future, tuple[str, Job]]:
+    def _submit(self, job: Job, priority: int | None = None) -> tuple[Future, tuple[str, Job]]:
         """Send a job. It goes to whatever worker is there; one that is refused gives it back at once."""
+        priority = (TRAINING if job.chain else ASKING) if priority is None else priority
         task = f"{job.name} #{next(self.numbers)} {self.topic}"  # a name that is used twice would be the same task
         job = replace(job, codes=self.codes, splits=self.splits)
         arguments = self.payload, job, self.guard, self.topic, task, provenance.commit()
         here = sorted(set(self.client.nthreads()) - self.refused) if self.refused else None
         where = {"workers": here, "allow_other_workers": True} if here else {}
-        future = self.client.submit(work, *arguments, key=task, pure=False, priority=10 if job.chain else 0, **where)
+        future = self.client.submit(work, *arguments, key=task, pure=False, priority=priority, **where)
         return future, (task, job)
 
     def _done(self, running: dict) -> list[Future]:
