@@ -168,12 +168,14 @@ def sentences(
     cells = claims.read(of) if cells is None else cells
     how = {"row_axis": by, "se": se, "images": judging.images_of(experiment, images)}
     how["bits"] = judging.bits_of(experiment, by)
-    judged = []
+    judged, lines = [], []
     for source in sources:
+        settings = judging.settings_of(experiment, declared or source, strict=False)
+        lines.append(settings_line(settings))
         how["paired"] = judging.paired(of, source)
         how["at_hand"] = judging.at_hand(experiment, declared or source, images)
         found = claims.judge_sentences(cells, experiment.rows, source, paper=of, **how).assign(source=source)
-        judged.append(judging.marked(found, judging.settings_of(experiment, declared or source, strict=False)))
+        judged.append(judging.marked(found, settings))
     judged = pd.concat(judged, ignore_index=True)
     experiment.judge("sentences", judged, count=count)
     body = [
@@ -186,7 +188,7 @@ def sentences(
         ]
         for s in judged.itertuples()
     ]
-    return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences"))
+    return HTML(table(["what the paper says", "verdict", "as a test"], body, "sentences") + "".join(dict.fromkeys(lines)))
 
 
 QUANTIFIED = {"each": "each has to hold", "overall": "overall", "some": "at least one", "untested": "no run of ours tests it"}
