@@ -20,6 +20,7 @@ from helpers.attacks import (
     Threat,
     adv_alpha,
     adv_loss,
+    apgd,
     deepfool,
     fooling_rate,
     mape,
@@ -36,6 +37,7 @@ from helpers.norms import length
 from helpers.torchvision_import import torchvision
 from helpers.training import fit
 
+PRICED = ("huang2015/lwa", "huang2015/lenet-lwa", "abbasi2018/naive-cnn")  # an MLP, a LeNet, a CNN
 SLOW = 3.0  # seconds; a contestant that takes longer runs once
 WORST = (  # networks of the zoo, their undefended twins, data, norm, eps
     ("picot2019/hr-mnist", "picot2019/ce-mnist", "mnist", "linf", 0.1),
@@ -262,6 +264,22 @@ def main():
             "ART": lambda: torch.from_numpy(theirs.generate(letters.cpu().numpy(), x_in.cpu().numpy())).to(device),
         }
         compare_codes(title, codes, repeats, f, x_in, letters)
+
+    for name in PRICED:
+        title = f"PGD, L2, 20 steps, and the passes that it needs, {name}"
+        if arguments.only in title:
+            network = load_pretrained(name).to(device)
+            digits, classes = load("digits", "test", device=device)[: arguments.images].xy
+            priced = {
+                "20 forward and backward passes": lambda n=network, x=digits, y=classes: [bare(n, x, y, 1) for _ in range(20)],
+                "pgd": lambda n=network, x=digits, y=classes: pgd(n, x, y, eps=1.5, steps=20, restarts=1, stop=False),
+                "apgd": lambda n=network, x=digits, y=classes: apgd(n, x, y, eps=1.5, steps=20, stop=False),
+            }
+            outcome = timed(priced, repeats, device)
+            first = next(iter(outcome.values()))[0]
+            print(f"\n{title}")
+            for contestant, (seconds, _) in outcome.items():
+                print(f"{contestant:34}{1000 * seconds:9.1f}{seconds / first:8.2f}", flush=True)
 
     for name, twin, data, norm, eps in WORST:
         title = f"Worst case, {name}, {norm}, eps {eps:.3g}"
