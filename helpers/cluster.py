@@ -25,7 +25,10 @@ from helpers.worker import Guard, Job, code, work
 PATIENCE = 10  # seconds until a scheduler that does not answer is said not to be there
 DEATHS = 3  # of workers at one row, before it is given up
 ROUNDS = 20  # in which a row may ask for the identity of code
-ASKING, TRAINING, READY = 0, 10, 20  # a row whose network has arrived comes first: it is stored early in a long run
+TRAINING, ROW = (
+    0,
+    10,
+)  # a row whose networks are there comes first: it is stored early in a long run; one that lacks some is quick
 
 
 class ClusterError(RuntimeError):
@@ -118,7 +121,7 @@ class Tasks:
                         lost += [] if again else _rows_behind(job, waiting)
                     else:  # "trained"
                         again = waiting.pop(job.chain[-1], [])
-                    running |= dict(self._submit(job, READY if kind == "trained" else None) for job in again)
+                    running |= dict(map(self._submit, again))
         finally:
             with contextlib.suppress(Exception):  # the cluster may be gone
                 self.client.cancel(list(running), force=True)
@@ -140,15 +143,14 @@ class Tasks:
         if not set(self.client.nthreads()) - self.refused:
             raise ClusterError(f"worker {address} is refused: {words}; there is no other worker")
 
-    def _submit(self, job: Job, priority: int | None = None) -> tuple[Future, tuple[str, Job]]:
+    def _submit(self, job: Job) -> tuple[Future, tuple[str, Job]]:
         """Send a job. It goes to whatever worker is there; one that is refused gives it back at once."""
-        priority = (TRAINING if job.chain else ASKING) if priority is None else priority
         task = f"{job.name} #{next(self.numbers)} {self.topic}"  # a name that is used twice would be the same task
         job = replace(job, codes=self.codes, splits=self.splits)
         arguments = self.payload, job, self.guard, self.topic, task, provenance.commit()
         here = sorted(set(self.client.nthreads()) - self.refused) if self.refused else None
         where = {"workers": here, "allow_other_workers": True} if here else {}
-        future = self.client.submit(work, *arguments, key=task, pure=False, priority=priority, **where)
+        future = self.client.submit(work, *arguments, key=task, pure=False, priority=TRAINING if job.chain else ROW, **where)
         return future, (task, job)
 
     def _done(self, running: dict) -> list[Future]:

@@ -21,7 +21,7 @@ pytest.importorskip("distributed", reason="the oldest versions are tried without
 from helpers import chapters
 from helpers import rows as storage
 from helpers.chapters import Refused
-from helpers.cluster import READY, ClusterError, RowsLost, Tasks, connect, shared_mark
+from helpers.cluster import ClusterError, RowsLost, Tasks, connect, shared_mark
 from helpers.local_cluster import local_cluster
 from helpers.worker import Guard, Job, code
 
@@ -336,14 +336,12 @@ class Fake(Tasks):
     def __init__(self, answers, workers=("w",)):
         self.x = SimpleNamespace(name="t", study=SimpleNamespace(cluster="fake"))
         self.answers, self.sent = {name: list(outcomes) for name, outcomes in answers.items()}, []
-        self.priorities = []
         self.began, self.deaths, self.rounds = set(), Counter(), Counter()
         self.refused, self.codes, self.originals = set(), {}, {}
         self.client = SimpleNamespace(cancel=lambda *_, **__: None, nthreads=lambda: dict.fromkeys(workers, 1))
 
-    def _submit(self, job, priority=None):
+    def _submit(self, job):
         self.sent.append(job.name)
-        self.priorities.append(priority)
         return object(), (f"{job.name} #{len(self.sent)}", job)
 
     def _done(self, running):
@@ -383,7 +381,16 @@ def test_a_network_that_two_rows_want_is_asked_for_once():
     tasks = Fake({"a": [missing, ROW], "b": [missing, ROW], "train X": [("trained", "X")]})
     assert list(tasks._outcomes(jobs("a", "b"))) == [ROW, ROW]
     assert Counter(tasks.sent) == {"a": 2, "b": 2, "train X": 1}
-    assert tasks.sent == ["a", "b", "train X", "a", "b"] and tasks.priorities == [None] * 3 + [READY] * 2, "they go first"
+
+
+def test_a_row_goes_before_a_training():
+    """So that in a long run what can be measured is stored early."""
+    sent, tasks = {}, Fake({})
+    tasks.client.submit = lambda f, *_, key, priority, **__: sent.update({key.partition(" #")[0]: priority})
+    tasks.payload, tasks.guard, tasks.topic, tasks.splits, tasks.numbers = b"", None, "topic", None, iter(range(9))
+    for job in (Job("a", "a", {}), Job("train X", "a", {}, chain=("X",))):
+        Tasks._submit(tasks, job)
+    assert sent.keys() == {"a", "train X"} and sent["a"] > sent["train X"]
 
 
 def test_a_refused_worker_is_left_out_and_the_last_one_ends_the_run(capsys):
