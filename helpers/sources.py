@@ -20,7 +20,6 @@ class Dataset:
     fetch: Callable[[], Arrays] | None = None  # returns the arrays of the cache file; None for a part of another dataset
     sha256: dict[str, str] | None = None  # of a complete split's pixel bytes; None where copies may be lossy or in another order
     labels_sha256: dict[str, str] | None = None  # of its labels as int64, little-endian
-    contents: dict[str, tuple[int, str]] | None = None  # of a complete split, its first so many images with labels in any order
     embedded: bool = False  # made from an installed package: never cached, never downloaded
     part_of: str | None = None  # the dataset that it is without the labels `without`; the other labels stay what they are
     without: tuple[int, ...] = ()
@@ -106,8 +105,6 @@ DATASETS: dict[str, Dataset] = {
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         source="https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.datasets.CIFAR10",
         licence="none stated; cite Krizhevsky 2009", fetch=partial(fetchers.from_torchvision, "CIFAR10"),
-        contents={"train": (50_000, "6c3d94351344c6460973c9795f4a4fcc19984b1b894a9b39889a02e380f4d4d3"),
-                  "test": (10_000, "7742db831caeba84ea1d4663e0d07ca1879cbb76e501e036935be5fd5506749b")},
     ),
     "digits_rgb": Dataset(
         splits={"train": 1_297, "test": 500}, shape=(32, 32, 3), classes=_TEN,
@@ -131,7 +128,6 @@ DATASETS: dict[str, Dataset] = {
         fetch=partial(fetchers.from_idx, "all", "https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/master/t10k-",
                       images="70ae9e06201f2827e5b0a3781a3169d735dd2efc69996b9eeaee7f10ed4044d7",
                       labels="1fa03836e01c862542f8eb83463bb951bebec6fcb3efa28dad748c6b38a9021b"),
-        contents={"all": (10_000, "4bf973c14bf160361886f8b61fb8a7a12e75ecb8e79e10b0ff0125621ab8ace7")},
     ),
     "letters": Dataset(
         splits={"train": 600, "test": 300}, shape=(28, 28), classes=_LETTERS,
@@ -147,7 +143,6 @@ DATASETS: dict[str, Dataset] = {
         splits={"train": 73_257, "test": 26_032}, shape=(32, 32, 3), classes=_TEN,
         source="http://ufldl.stanford.edu/housenumbers/, cropped digits, through torchvision.datasets.SVHN",
         licence="non-commercial use only", fetch=partial(fetchers.from_torchvision, "SVHN"),
-        contents={"test": (10_000, "fd82df864890def615a3697a31d4b61780649a3223c742e73e37f7cd04420077")},
     ),
     "cifar100": Dataset(
         splits={"train": 50_000, "test": 10_000}, shape=(32, 32, 3), classes=tuple(_CIFAR100.split()),
@@ -172,7 +167,6 @@ DATASETS: dict[str, Dataset] = {
         licence="ImageNet's: non-commercial research only",
         fetch=partial(fetchers.from_github, "https://github.com/liangbright/OOD_Attack_NN/archive/"
                       "b0da79876c481724c20c944597cd0b7dd9557f54.zip", "data/ImageNet/imagen/S224/", images=1_000, categories=200),
-        contents={"all": (1_000, "fb80cdb90e6dc24e0e4567988080fbc4b140f4f1716083d66f95c29eb233e56f")},
     ),
     "photographs": Dataset(
         splits={"train": 48, "test": 36}, shape=(224, 224, 3), classes=_imagenet,

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from helpers import embedded, fetchers
-from helpers.data import DATASETS, DataError, Split, contents_of, default_root, held_out, load
+from helpers.data import DATASETS, DataError, Split, default_root, held_out, load
 
 
 def arrays(train=9, test=6, *, shape=(28, 28), seed=0):
@@ -56,9 +56,7 @@ def offline(monkeypatch):
 
 
 def fetch_with(monkeypatch, fetch, name="mnist", **changes):
-    monkeypatch.setitem(
-        DATASETS, name, replace(DATASETS[name], fetch=fetch, **{"labels_sha256": None, "contents": None, **changes})
-    )
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], fetch=fetch, **{"labels_sha256": None, **changes}))
 
 
 def cached(folder, name="mnist", **changes):
@@ -605,18 +603,6 @@ def test_the_labels_of_a_complete_split_are_checked_too(tmp_path, monkeypatch):
         load("mnist", "test", data_root=cached(tmp_path, test_labels=swapped))
 
 
-def test_the_contents_of_a_complete_split_are_checked_in_any_order(tmp_path, monkeypatch):
-    wanted = contents_of(IMAGES, LABELS)
-    order = np.arange(len(LABELS))[::-1]
-    assert contents_of(IMAGES[order], LABELS[order]) == wanted
-    fetch_with(monkeypatch, no_network, splits={"train": 9, "test": 6}, sha256=None, contents={"test": (6, wanted)})
-    assert len(load("mnist", "test", data_root=cached(tmp_path, test_images=IMAGES[order], test_labels=LABELS[order]))) == 6
-    swapped = LABELS.copy()
-    swapped[[0, 1]] = (swapped[1] + 1) % 10, swapped[0]
-    with pytest.raises(DataError, match=f"SHA-256 of its images with their labels is .*, not {wanted[:16]}…. Delete the file"):
-        load("mnist", "test", data_root=cached(tmp_path, test_labels=swapped))
-
-
 def test_a_part_of_a_split_has_no_checksum(tmp_path, monkeypatch):
     fetch_with(monkeypatch, no_network, splits={"train": 9, "test": 7}, sha256={"test": "0" * 64, "train": "0" * 64})
     assert len(load("mnist", "test", data_root=cached(tmp_path))) == 6
@@ -629,8 +615,6 @@ def test_every_checksum_of_the_table_belongs_to_a_split():
         for checksums in filter(None, (dataset.sha256, dataset.labels_sha256)):
             assert set(checksums) <= set(dataset.splits)
             assert all(len(v) == 64 and int(v, 16) for v in checksums.values())
-        for split, (number, sha256) in (dataset.contents or {}).items():
-            assert 0 < number <= dataset.splits[split] and len(sha256) == 64 and int(sha256, 16)
 
 
 # where the cache lies
