@@ -3,8 +3,8 @@
 Every dataset is cached as `<data_root>/<name>.npz` with `{split}_images` (uint8, N×H×W or N×H×W×3) and `{split}_labels`
 (int64; where there is one class only, they may be missing). `data_root` is the argument, else $BOOK_DATA, else a folder in the
 user's cache. A cache may hold a part of a dataset; it is used as it is, and its size and digest go into every row that comes
-from it. A dataset that is a part of another comes out of that one's cache if it has none of its own. Embedded datasets need no
-file at all.
+from it. What is downloaded has to be whole, and a whole split has to be the one that its checksums in the table are of. A
+dataset that is a part of another comes out of that one's cache if it has none of its own. Embedded datasets need no file at all.
 """
 
 import contextlib
@@ -139,6 +139,10 @@ def _download(name: str, dataset: Dataset, path: Path) -> None:
             f"Either put {path.name} into a folder and point BOOK_DATA at it (or data_root), or choose "
             f"profile='smoke', which needs no download."
         ) from error
+    for split, wanted in dataset.splits.items():
+        if (n := len(arrays[f"{split}_images"])) != wanted:
+            what = f"what was downloaded as {name} from {dataset.source}"
+            raise DataError(f"{what} has {n} images of {split}, not {wanted}: try again")
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,13 +182,27 @@ def _check(name: str, dataset: Dataset, split: str, images: np.ndarray, labels: 
         problem = f"labels run from {labels.min()} to {labels.max()}, but there are {len(dataset.names)} classes"
     elif np.isin(labels, dataset.without).any():
         problem = f"there are images of classes that are no part of {name}"
-    elif dataset.sha256 and len(images) == dataset.splits[split]:
-        digest = hashlib.sha256(images.tobytes()).hexdigest()
-        if digest != dataset.sha256[split]:
-            problem = f"the pixels' SHA-256 is {digest[:16]}…, not {dataset.sha256[split][:16]}…"
-    if not problem and dataset.labels_sha256 and len(labels) == dataset.splits[split]:
-        digest = hashlib.sha256(np.ascontiguousarray(labels, "<i8").tobytes()).hexdigest()
-        if digest != dataset.labels_sha256[split]:
-            problem = f"the labels' SHA-256 is {digest[:16]}…, not {dataset.labels_sha256[split][:16]}…"
+    elif len(images) == dataset.splits[split]:
+        problem = _other(dataset, split, images, labels)
     if problem:
         raise DataError(f"{name}/{split} in {origin}: {problem}. Delete the file, and it will be fetched again.")
+
+
+def _other(dataset: Dataset, split: str, images: np.ndarray, labels: np.ndarray) -> str | None:
+    """What says that images and labels of a whole split are not those of the dataset; None: nothing does."""
+    known = {
+        "the pixels'": (dataset.sha256, lambda: hashlib.sha256(images.tobytes()).hexdigest()),
+        "the labels'": (dataset.labels_sha256, lambda: hashlib.sha256(np.ascontiguousarray(labels, "<i8").tobytes()).hexdigest()),
+        "the samples'": (dataset.samples_sha256, lambda: samples_sha256(images, labels)),
+    }
+    for what, (wanted, compute) in known.items():
+        if wanted and (digest := compute()) != wanted[split]:
+            return f"{what} SHA-256 is {digest[:16]}…, not {wanted[split][:16]}…"
+    return None
+
+
+def samples_sha256(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of the sorted SHA-256 of every image (N, ...) uint8 with its label (N,): the same in whatever order they come."""
+    pixels, classes = np.ascontiguousarray(images), np.ascontiguousarray(labels, "<i8")
+    each = sorted(hashlib.sha256(x.tobytes() + y.tobytes()).digest() for x, y in zip(pixels, classes, strict=True))
+    return hashlib.sha256(b"".join(each)).hexdigest()

@@ -6,6 +6,7 @@ a download through: `data` says what to do about both.
 
 import contextlib
 import gzip
+import hashlib
 import io
 import re
 import struct
@@ -38,13 +39,19 @@ def fetch_file(url: str, path: Path, sha256: str) -> None:
         ) from error
 
 
-def from_torchvision(name: str) -> Arrays:
-    """Both splits of one of torchvision's datasets."""
+def from_torchvision(name: str, files: dict[str, str] | None = None) -> Arrays:
+    """Both splits of one of torchvision's datasets.
+
+    files : {address: SHA-256} of what it reads. They are downloaded and checked first: torchvision knows MD5 only, which can be
+        forged, takes some over http, and unpickles CIFAR's. None where the arrays have checksums and nothing is unpickled
+    """
     from helpers.torchvision_import import torchvision
 
     arrays, make = {}, getattr(torchvision().datasets, name)
     svhn = name == "SVHN"  # the one that has splits by name, channels first and `labels`
     with tempfile.TemporaryDirectory() as folder:
+        for url, sha256 in (files or {}).items():
+            torch.hub.download_url_to_file(url, str(Path(folder, url.rsplit("/", 1)[1])), hash_prefix=sha256)  # shows progress
         for split in ("train", "test"):
             part = make(folder, split if svhn else split == "train", download=True)  # checks MD5, shows progress
             images, labels = (part.data.transpose(0, 2, 3, 1), part.labels) if svhn else (part.data, part.targets)
@@ -125,12 +132,18 @@ def gtsrb(classes: dict[int, int], *, size: int = 32) -> Arrays:
     return arrays
 
 
-def celeba(size: int = 64) -> Arrays:
-    """The split `all` of CelebA's aligned photographs, which are 178 wide and 218 high: the square in the centre, resized."""
+def celeba(size: int = 64, *, sha256: str) -> Arrays:
+    """The split `all` of CelebA's aligned photographs, which are 178 wide and 218 high: the square in the centre, resized.
+
+    sha256 : of the archive of photographs, checked before one of them is read
+    """
     from helpers.torchvision_import import torchvision
 
     with tempfile.TemporaryDirectory() as folder:
         part = torchvision().datasets.CelebA(folder, "all", target_type=[], download=True)  # checks MD5, shows progress
+        with Path(folder, "celeba", "img_align_celeba.zip").open("rb") as file:
+            if (digest := hashlib.file_digest(file, "sha256").hexdigest()) != sha256:
+                raise RuntimeError(f"the archive's SHA-256 is {digest[:16]}…, not {sha256[:16]}…")
         pixels = np.empty((len(part), size, size, 3), np.uint8)  # 2.5 GB, so not twice
         for i in range(len(part)):
             pixels[i] = resized(part[i][0].crop((0, 20, 178, 198)), size, "RGB")

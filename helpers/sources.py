@@ -18,8 +18,11 @@ class Dataset:
     source: str
     licence: str
     fetch: Callable[[], Arrays] | None = None  # returns the arrays of the cache file; None for a part of another dataset
-    sha256: dict[str, str] | None = None  # of a complete split's pixel bytes; None where copies may be lossy or in another order
-    labels_sha256: dict[str, str] | None = None  # of its labels as int64, little-endian
+    # Of complete splits; None where copies may be lossy, where none was at hand, and where the dataset is embedded: its digest is
+    # asserted by the tests, and another release of a package must not stop a reader.
+    sha256: dict[str, str] | None = None  # of the pixel bytes, in the dataset's own order
+    labels_sha256: dict[str, str] | None = None  # of the labels as int64, little-endian, in that order
+    samples_sha256: dict[str, str] | None = None  # of images with their labels in any order, see `data.samples_sha256`
     embedded: bool = False  # made from an installed package: never cached, never downloaded
     part_of: str | None = None  # the dataset that it is without the labels `without`; the other labels stay what they are
     without: tuple[int, ...] = ()
@@ -83,6 +86,7 @@ _GTSRB = """
     39 300 keep left; 38 2070 keep right; 12 2100 priority road; 13 2160 give way; 35 1200 straight ahead only;
     37 210 straight ahead or left; 36 390 straight ahead or right; 34 420 turn left; 33 689 turn right
 """
+_COVID_CT = "https://github.com/UCSD-AI4H/COVID-CT/raw/0c83254a43230de176489a9b4e3ac12e23b0df53/Images-processed/"
 _SIGNS = [sign.split(maxsplit=2) for sign in _GTSRB.strip().split(";")]
 # fmt: off
 DATASETS: dict[str, Dataset] = {
@@ -104,7 +108,11 @@ DATASETS: dict[str, Dataset] = {
         splits={"train": 50_000, "test": 10_000}, shape=(32, 32, 3),
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         source="https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.datasets.CIFAR10",
-        licence="none stated; cite Krizhevsky 2009", fetch=partial(fetchers.from_torchvision, "CIFAR10"),
+        licence="none stated; cite Krizhevsky 2009",
+        fetch=partial(fetchers.from_torchvision, "CIFAR10", {"https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz":
+                      "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"}),
+        samples_sha256={"train": "6c3d94351344c6460973c9795f4a4fcc19984b1b894a9b39889a02e380f4d4d3",
+                        "test": "7742db831caeba84ea1d4663e0d07ca1879cbb76e501e036935be5fd5506749b"},
     ),
     "digits_rgb": Dataset(
         splits={"train": 1_297, "test": 500}, shape=(32, 32, 3), classes=_TEN,
@@ -128,6 +136,7 @@ DATASETS: dict[str, Dataset] = {
         fetch=partial(fetchers.from_idx, "all", "https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/master/t10k-",
                       images="70ae9e06201f2827e5b0a3781a3169d735dd2efc69996b9eeaee7f10ed4044d7",
                       labels="1fa03836e01c862542f8eb83463bb951bebec6fcb3efa28dad748c6b38a9021b"),
+        samples_sha256={"all": "4bf973c14bf160361886f8b61fb8a7a12e75ecb8e79e10b0ff0125621ab8ace7"},
     ),
     "letters": Dataset(
         splits={"train": 600, "test": 300}, shape=(28, 28), classes=_LETTERS,
@@ -142,12 +151,17 @@ DATASETS: dict[str, Dataset] = {
     "svhn": Dataset(
         splits={"train": 73_257, "test": 26_032}, shape=(32, 32, 3), classes=_TEN,
         source="http://ufldl.stanford.edu/housenumbers/, cropped digits, through torchvision.datasets.SVHN",
-        licence="non-commercial use only", fetch=partial(fetchers.from_torchvision, "SVHN"),
+        licence="non-commercial use only",
+        fetch=partial(fetchers.from_torchvision, "SVHN", {f"http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat": digest
+                      for split, digest in (("train", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
+                                            ("test", "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"))}),
     ),
     "cifar100": Dataset(
         splits={"train": 50_000, "test": 10_000}, shape=(32, 32, 3), classes=tuple(_CIFAR100.split()),
         source="https://www.cs.toronto.edu/~kriz/cifar.html, fine labels, through torchvision.datasets.CIFAR100",
-        licence="none stated; cite Krizhevsky 2009", fetch=partial(fetchers.from_torchvision, "CIFAR100"),
+        licence="none stated; cite Krizhevsky 2009",
+        fetch=partial(fetchers.from_torchvision, "CIFAR100", {"https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz":
+                      "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"}),
     ),
     "cifar100_ood": Dataset(
         splits={"train": 37_500, "test": 7_500}, shape=(32, 32, 3), classes=tuple(_CIFAR100.split()),
@@ -167,6 +181,7 @@ DATASETS: dict[str, Dataset] = {
         licence="ImageNet's: non-commercial research only",
         fetch=partial(fetchers.from_github, "https://github.com/liangbright/OOD_Attack_NN/archive/"
                       "b0da79876c481724c20c944597cd0b7dd9557f54.zip", "data/ImageNet/imagen/S224/", images=1_000, categories=200),
+        samples_sha256={"all": "fb80cdb90e6dc24e0e4567988080fbc4b140f4f1716083d66f95c29eb233e56f"},
     ),
     "photographs": Dataset(
         splits={"train": 48, "test": 36}, shape=(224, 224, 3), classes=_imagenet,
@@ -184,8 +199,8 @@ DATASETS: dict[str, Dataset] = {
         splits={"all": 746}, shape=(224, 224), classes=("not COVID", "COVID"),
         source="https://github.com/UCSD-AI4H/COVID-CT, Images-processed: CT slices out of preprints, resized",
         licence="of the preprints that the slices come from; cite Yang et al. 2020",
-        fetch=partial(fetchers.from_folders, "all", {f"https://github.com/UCSD-AI4H/COVID-CT/raw/master/Images-processed/{name}.zip":
-                      {f"{name}/": images} for name, images in (("CT_NonCOVID", 397), ("CT_COVID", 349))}, size=224, mode="L"),
+        fetch=partial(fetchers.from_folders, "all", {f"{_COVID_CT}{name}.zip": {f"{name}/": images} for name, images in
+                      (("CT_NonCOVID", 397), ("CT_COVID", 349))}, size=224, mode="L"),
     ),
     # What Liang et al. 2020 have. The page says, as they do, 1,230 slices without COVID; there are 1,229 in the archive.
     "sarscov2_ct": Dataset(
@@ -205,7 +220,8 @@ DATASETS: dict[str, Dataset] = {
     "celeba64": Dataset(
         splits={"all": 202_599}, shape=(64, 64, 3), classes=("face",),
         source="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, aligned, through torchvision.datasets.CelebA, resized",
-        licence="non-commercial research only", fetch=fetchers.celeba,
+        licence="non-commercial research only",
+        fetch=partial(fetchers.celeba, sha256="46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74"),
     ),
     "faces": Dataset(
         splits={"train": 60, "test": 40}, shape=(32, 32, 3), classes=("face",),

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.client
 import http.server
+import inspect
 import io
 import os
 import re
@@ -24,7 +25,7 @@ import torch
 from PIL import Image
 
 from helpers import embedded, fetchers
-from helpers.data import DATASETS, DataError, Split, default_root, held_out, load
+from helpers.data import DATASETS, DataError, Split, default_root, held_out, load, samples_sha256
 
 
 def arrays(train=9, test=6, *, shape=(28, 28), seed=0):
@@ -52,11 +53,22 @@ def offline(monkeypatch):
     """No test here may download: a fetch is an error unless the test puts its own in place."""
     for name, dataset in TABLE.items():
         if not dataset.embedded:
-            fetch_with(monkeypatch, no_network, name)
+            monkeypatch.setitem(DATASETS, name, replace(dataset, fetch=no_network))
+
+
+PAIR = {"train": 9, "test": 6}
+SMALL = {  # images in the splits that are served here
+    "cifar100": {"train": 200, "test": 100}, "gtsrb": {"train": 43, "test": 3}, "octmnist": {"train": 28, "test": 8},
+    "notmnist": {"all": 6}, "imagenet_sample": {"all": 4}, "imagenet_liang2020": {"all": 3}, "covid_ct": {"all": 5},
+    "sarscov2_ct": {"all": 5}, "celeba64": {"all": 2},
+}  # fmt: skip
 
 
 def fetch_with(monkeypatch, fetch, name="mnist", **changes):
-    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], fetch=fetch, **{"labels_sha256": None, **changes}))
+    """Put a fetcher into the table, of a dataset that is small and has no checksums, unless `changes` says otherwise."""
+    dataset = DATASETS[name]
+    small = {"splits": SMALL.get(name, PAIR), **dict.fromkeys(("sha256", "labels_sha256", "samples_sha256"))}
+    monkeypatch.setitem(DATASETS, name, replace(dataset, fetch=fetch, **{**small, **changes}))
 
 
 def cached(folder, name="mnist", **changes):
@@ -583,7 +595,7 @@ def test_a_cache_that_is_not_the_dataset_is_refused(tmp_path, changes, message):
 
 def test_a_complete_split_is_checked_against_its_checksum(tmp_path, monkeypatch):
     sha256 = {"test": hashlib.sha256(IMAGES.tobytes()).hexdigest(), "train": "0" * 64}
-    fetch_with(monkeypatch, no_network, splits={"train": 9, "test": 6}, sha256=sha256)
+    fetch_with(monkeypatch, no_network, sha256=sha256)
     assert len(load("mnist", "test", data_root=cached(tmp_path))) == 6
     with pytest.raises(DataError, match="mnist/train in .*SHA-256 is .*, not 0000000000000000…"):
         load("mnist", "train", data_root=tmp_path)
@@ -595,7 +607,7 @@ def test_a_complete_split_is_checked_against_its_checksum(tmp_path, monkeypatch)
 
 def test_the_labels_of_a_complete_split_are_checked_too(tmp_path, monkeypatch):
     labels_sha256 = {"test": hashlib.sha256(LABELS.astype("<i8").tobytes()).hexdigest(), "train": "0" * 64}
-    fetch_with(monkeypatch, no_network, splits={"train": 9, "test": 6}, sha256=None, labels_sha256=labels_sha256)
+    fetch_with(monkeypatch, no_network, labels_sha256=labels_sha256)
     assert len(load("mnist", "test", data_root=cached(tmp_path))) == 6
     swapped = LABELS.copy()
     swapped[0] = (swapped[0] + 1) % 10
@@ -608,12 +620,78 @@ def test_a_part_of_a_split_has_no_checksum(tmp_path, monkeypatch):
     assert len(load("mnist", "test", data_root=cached(tmp_path))) == 6
 
 
+def test_the_samples_of_a_complete_split_are_checked_in_whatever_order_they_are(tmp_path, monkeypatch):
+    whole, order = arrays(), np.random.default_rng(1).permutation(6)
+    sha256 = {split: samples_sha256(whole[f"{split}_images"], whole[f"{split}_labels"]) for split in PAIR}
+    fetch_with(monkeypatch, no_network, samples_sha256=sha256)
+    shuffled = {"test_images": IMAGES[order], "test_labels": LABELS[order]}
+    assert load("mnist", "test", data_root=cached(tmp_path, **shuffled)).labels.tolist() == LABELS[order].tolist()
+    other = IMAGES.copy()
+    other[3, 14, 14] ^= 1
+    twice = [0, 0, 2, 3, 4, 5]
+    for changed in (
+        {"test_images": other},
+        {"test_images": IMAGES[order]},  # and the labels as they were
+        {"test_images": IMAGES[twice], "test_labels": LABELS[twice]},
+    ):
+        with pytest.raises(DataError, match=f"the samples' SHA-256 is .*, not {sha256['test'][:16]}…. Delete the file"):
+            load("mnist", "test", data_root=cached(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("change", [lambda a: a[:-1], lambda a: np.concatenate([a, a[:1]])], ids=["one less", "one more"])
+def test_what_is_downloaded_has_to_be_whole(tmp_path, monkeypatch, split, change):
+    content = arrays() | {f"{split}_{kind}": change(arrays()[f"{split}_{kind}"]) for kind in ("images", "labels")}
+    fetch_with(monkeypatch, counted([], content))
+    n, whole = len(content[f"{split}_labels"]), PAIR[split]
+    with pytest.raises(DataError, match=f"downloaded as mnist from http.* has {n} images of {split}, not {whole}: try again"):
+        load("mnist", "test", data_root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def addresses(value):
+    """The addresses in a fetcher's arguments, and the checksum beside each, if there is one."""
+    if isinstance(value, dict):
+        return [pair for k, v in value.items() for pair in addresses(k) + addresses(v)] + [
+            (k, v) for k, v in value.items() if isinstance(v, str) and str(k).startswith("http")
+        ]
+    return [(value, None)] if isinstance(value, str) and value.startswith("http") else []
+
+
+FETCHED = [name for name, dataset in TABLE.items() if not dataset.embedded and not dataset.part_of]
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_every_dataset_comes_over_https_or_with_a_strong_checksum(name):
+    """torchvision and medmnist have addresses of their own: those are here too, as the installed releases have them."""
+    from helpers.torchvision_import import torchvision
+
+    dataset, sets = TABLE[name], torchvision().datasets
+    given, options = getattr(dataset.fetch, "args", ()), getattr(dataset.fetch, "keywords", {})
+    found = [pair for value in (*given, options) for pair in addresses(value)]
+    signed = {url for url, digest in found if digest and re.fullmatch("[0-9a-f]{64}", digest)}
+    files = {url for url, _ in found}
+    if dataset.fetch.func is fetchers.from_torchvision:
+        kind = getattr(sets, given[0])
+        files |= {*getattr(kind, "mirrors", ()), *filter(None, [getattr(kind, "url", None)])}
+        files |= {entry[0] for split, entry in getattr(kind, "split_list", {}).items() if split in dataset.splits}
+    if dataset.fetch.func is fetchers.from_medmnist:
+        files |= {pytest.importorskip("medmnist").INFO["octmnist"]["url_224"]}
+    if dataset.fetch.func is fetchers.gtsrb:
+        source = inspect.getsource(fetchers.gtsrb) + inspect.getsource(sets.GTSRB)
+        files |= set(re.findall(r"https?://[^\s\"{}]+", source)) - {"http://benchmark.ini.rub.de/"}
+    assert files or re.fullmatch("[0-9a-f]{64}", options["sha256"]), "of an address that torchvision keeps to itself"
+    plain = {url for url in files - signed if not url.startswith("https://")}
+    assert not plain or (dataset.sha256 and dataset.labels_sha256), f"{plain} is neither https nor checked"
+    assert not any(re.search(r"/(raw|blob|archive|tree)/(master|main|HEAD)\b", url) for url in files), "a branch moves"
+
+
 def test_every_checksum_of_the_table_belongs_to_a_split():
     for dataset in DATASETS.values():
         assert set(dataset.splits) in ({"train", "test"}, {"all"})
         assert len(set(dataset.names)) == len(dataset.names)
-        for checksums in filter(None, (dataset.sha256, dataset.labels_sha256)):
-            assert set(checksums) <= set(dataset.splits)
+        for checksums in filter(None, (dataset.sha256, dataset.labels_sha256, dataset.samples_sha256)):
+            assert set(checksums) == set(dataset.splits)
             assert all(len(v) == 64 and int(v, 16) for v in checksums.values())
 
 
@@ -808,13 +886,53 @@ def test_a_file_of_the_mirror_that_is_cut_or_missing_is_a_failed_download(mirror
     assert not (tmp_path / "data").exists()
 
 
+@pytest.fixture
+def archives(server, monkeypatch):
+    """Serves files that torchvision reads: archives(name) puts the fetcher for them into the table."""
+    folder, address = server
+
+    def serve(name):
+        kind, files = TABLE[name].fetch.args
+        names = [url.rsplit("/", 1)[1] for url in files]
+        for file in names:
+            (folder / file).write_bytes(file.encode() * 9)
+        here = {address + file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in names}
+        fetch_with(monkeypatch, functools.partial(TABLE[name].fetch.func, kind, here), name, shape=(32, 32, 3))
+        return folder, names
+
+    return serve
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "another file"])
+def test_a_file_that_torchvision_would_read_is_checked_before_it_does(archives, tmp_path, monkeypatch, name, damage):
+    from helpers.torchvision_import import torchvision
+
+    def never(*args, **options):
+        raise AssertionError("it was read")
+
+    folder, files = archives(name)
+    monkeypatch.setattr(torchvision().datasets, name.upper(), never)
+    path = folder / files[-1]
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + (b"x" if damage == "another file" else b""))
+    message = "HTTP Error 404" if damage == "missing" else "invalid hash value"
+    with pytest.raises(DataError, match=f"could not download {name} from http.*{message}.*profile='smoke'"):
+        load(name, "train", data_root=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_comes_through_torchvision(monkeypatch, name):
+def test_cifar_comes_through_torchvision(archives, monkeypatch, name):
+    files = archives(name)[1]
+
     class CIFAR:
         """As torchvision's: pixels as an array, labels as a list."""
 
         def __init__(self, root, train, download):
-            assert download and Path(root).is_dir()
+            assert download and [path.name for path in Path(root).iterdir()] == files
             part = "train" if train else "test"
             content = arrays(shape=(32, 32, 3))
             self.data, self.targets = content[f"{part}_images"], content[f"{part}_labels"].tolist()
@@ -822,15 +940,17 @@ def test_cifar_comes_through_torchvision(monkeypatch, name):
     from helpers.torchvision_import import torchvision
 
     monkeypatch.setattr(torchvision().datasets, name.upper(), CIFAR)
-    assert same(TABLE[name].fetch(), arrays(shape=(32, 32, 3)))
+    assert same(DATASETS[name].fetch(), arrays(shape=(32, 32, 3)))
 
 
-def test_svhn_comes_through_torchvision_with_its_axes_put_right(tmp_path, monkeypatch):
+def test_svhn_comes_through_torchvision_with_its_axes_put_right(archives, tmp_path, monkeypatch):
+    files = archives("svhn")[1]
+
     class SVHN:
         """As torchvision's: splits by name, pixels (N, 3, 32, 32) out of an array in Fortran's order, labels as an array."""
 
         def __init__(self, root, split, download):
-            assert download and Path(root).is_dir()
+            assert download and {path.name for path in Path(root).iterdir()} == set(files)
             content = arrays(shape=(32, 32, 3))
             self.data = np.asfortranarray(content[f"{split}_images"].transpose(1, 2, 3, 0)).transpose(3, 2, 0, 1)
             self.labels = content[f"{split}_labels"]
@@ -838,9 +958,8 @@ def test_svhn_comes_through_torchvision_with_its_axes_put_right(tmp_path, monkey
     from helpers.torchvision_import import torchvision
 
     monkeypatch.setattr(torchvision().datasets, "SVHN", SVHN)
-    assert same(TABLE["svhn"].fetch(), arrays(shape=(32, 32, 3)))
-    fetch_with(monkeypatch, TABLE["svhn"].fetch, "svhn")
-    images = load("svhn", "train", data_root=tmp_path).images
+    assert same(DATASETS["svhn"].fetch(), arrays(shape=(32, 32, 3)))
+    images = load("svhn", "train", data_root=tmp_path / "data").images
     assert images.shape == (9, 3, 32, 32)
     torch.testing.assert_close(images[7, 2, 1, 3].item(), arrays(shape=(32, 32, 3))["train_images"][7, 1, 3, 2] / 255)
 
@@ -1227,6 +1346,8 @@ def test_celeba_is_the_square_in_the_centre_of_aligned_photographs(monkeypatch, 
 
         def __init__(self, root, split, target_type, download):
             assert download and Path(root).is_dir() and (split, target_type) == ("all", [])
+            (Path(root) / "celeba").mkdir()
+            (Path(root) / "celeba" / "img_align_celeba.zip").write_bytes(b"the archive")
 
         def __len__(self):
             return 2
@@ -1236,6 +1357,10 @@ def test_celeba_is_the_square_in_the_centre_of_aligned_photographs(monkeypatch, 
 
     monkeypatch.setattr(torchvision().datasets, "CelebA", CelebA)
     fetch_with(monkeypatch, TABLE["celeba64"].fetch, "celeba64")
+    with pytest.raises(DataError, match=r"could not download celeba64 .*the archive's SHA-256 is .*, not 46fb89443c578308…"):
+        load("celeba64", "all", data_root=tmp_path)
+    signed = hashlib.sha256(b"the archive").hexdigest()
+    fetch_with(monkeypatch, functools.partial(TABLE["celeba64"].fetch.func, sha256=signed), "celeba64")
     faces = load("celeba64", "all", data_root=tmp_path)
     assert faces.images.shape == (2, 3, 64, 64) and faces.labels.tolist() == [0, 0]
     assert (faces.images[0, :, :3] * 255).round().unique().tolist() == [100], "nothing of the black above"
@@ -1404,6 +1529,42 @@ def test_mnist_has_its_size_its_checksum_and_its_range(name, split):
     mnist = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     if split == "test":
         assert labels.bincount().tolist() == (mnist if name == "mnist" else [1000] * 10)
+
+
+# What the development copies hold, by `samples_sha256`: parts, and copies that are lossy, of which the table has no checksums.
+COPIES = {
+    ("svhn", "test"): (10_000, "fd82df864890def6"),
+    ("cifar100_ood", "train"): (24_000, "6ca93709f58a6fad"),
+    ("cifar100_ood", "test"): (4_000, "06e3f1539425da5c"),
+    ("gtsrb", "train"): (12_000, "c7156aa7a0dd854d"),
+    ("gtsrb", "test"): (4_000, "3cc464c0a90ab5cc"),
+    ("covid_ct", "all"): (746, "9e513ea38ddf4dcd"),
+    ("imagenet_sample", "all"): (1_000, "8ca523e6ee1630ce"),
+    ("celeba64", "all"): (5_000, "87eb66b07602185a"),
+}
+
+
+@pytest.mark.parametrize(("name", "split"), [(n, s) for n in FETCHED + ["cifar100_ood"] for s in TABLE[n].splits])
+def test_what_stands_in_book_data_is_what_a_checksum_says(name, split):
+    """A whole split has passed the table's checksum when it is loaded; of the development copies the digests are here."""
+    folder = os.environ.get("BOOK_DATA")
+    path = Path(folder).expanduser() / f"{name}.npz" if folder else None
+    if not path or not path.exists():
+        pytest.skip(f"needs {name}: point BOOK_DATA at a folder with {name}.npz")
+    with np.load(path) as file:
+        if f"{split}_images" not in file.files:
+            pytest.skip(f"the {name}.npz that is here has no split {split}")
+    with np.load(path) as file:
+        n = len(images := file[f"{split}_images"])
+        labels = file[f"{split}_labels"] if f"{split}_labels" in file.files else np.zeros(n, np.int64)
+    dataset = TABLE[name]
+    checked = n == dataset.splits[split] and (dataset.samples_sha256 or (dataset.sha256 and dataset.labels_sha256))
+    if checked:
+        assert len(load(name, split)) == n
+    elif n == COPIES.get((name, split), (None, ""))[0]:
+        assert samples_sha256(images, labels)[:16] == COPIES[name, split][1]
+    else:
+        pytest.skip(f"nothing is known of a {name}/{split} of {n} images")
 
 
 def test_notmnist_has_a_thousand_of_each_letter():
