@@ -8,12 +8,9 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
-from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import names
-from helpers.claims.calibration import frequencies
-from helpers.claims.numbers import VERDICTS
 
 # Okabe & Ito's palette, told apart with any colour vision; black is left out, it vanishes on a dark page
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#7A4FBF", "#8C564B")
@@ -60,35 +57,6 @@ def show(figure: go.Figure, div: str) -> None:
     from IPython.display import display
 
     display({"application/vnd.plotly.v1+json": {**json.loads(figure.to_json()), "div": div}}, raw=True)
-
-
-def calibration(sizes: tuple[int, ...] = (3, 5, 10)) -> bytes:
-    """How often the rule for printed numbers gives each verdict, an SVG: shares against the true distance, a panel for each n."""
-    distances = np.linspace(0, 4, 33)
-    colours = dict(zip(VERDICTS, (PALETTE[2], PALETTE[3], PALETTE[5], INK), strict=True))
-    file = io.BytesIO()
-    with plt.rc_context():
-        use_style()
-        plt.rcParams["svg.hashsalt"] = "calibration"
-        figure = Figure(figsize=(SIZE[0], 2.6))
-        axes = figure.subplots(1, len(sizes), sharey=True)
-        for ax, n in zip(axes, sizes, strict=True):
-            shares = 100 * frequencies(distances, n).T
-            order = [VERDICTS.index(v) for v in ("agrees", "undecided", "within spread", "differs")]
-            ax.stackplot(
-                distances,
-                shares[order],
-                colors=[colours[VERDICTS[i]] for i in order],
-                alpha=0.8,
-                labels=[VERDICTS[i] for i in order],
-            )
-            ax.axvline(1, color=INK, linestyle=":", linewidth=1)
-            ax.set(title=f"{n} networks", xlabel="true distance, in margins", xlim=(0, 4), ylim=(0, 100))
-        axes[0].set_ylabel("% of studies")
-        figure.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="upper center", fontsize=9)
-        figure.tight_layout(rect=(0, 0, 1, 0.9))
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
 
 
 def _layout(figure: go.Figure, **options) -> go.Figure:

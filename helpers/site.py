@@ -159,7 +159,7 @@ class VerdictCalibration(SphinxDirective):
     """`verdict-calibration`: how often each verdict is given, by the true distance and the number of networks."""
 
     def run(self):
-        from helpers.plots import calibration
+        from helpers.calibration_figure import draw
 
         alt = "Shares of the four verdicts against the true distance in margins, for 3, 5 and 10 networks."
         caption = (
@@ -168,7 +168,7 @@ class VerdictCalibration(SphinxDirective):
             "<em>Differs</em> is rare up to one margin. <em>Agrees</em> speaks of the number as printed, which one lucky run can "
             "bring near ours. The wide middle is what one printed run leaves open."
         )
-        picture = f'<img alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(calibration()).decode()}">'
+        picture = f'<img alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(draw()).decode()}">'
         return [nodes.raw(text=f"<figure>{picture}<figcaption><p>{caption}</p></figcaption></figure>", format="html")]
 
 
