@@ -25,10 +25,7 @@ from helpers.worker import Guard, Job, code, work
 PATIENCE = 10  # seconds until a scheduler that does not answer is said not to be there
 DEATHS = 3  # of workers at one row, before it is given up
 ROUNDS = 20  # in which a row may ask for the identity of code
-TRAINING, ROW = (
-    0,
-    10,
-)  # a row whose networks are there comes first: it is stored early in a long run; one that lacks some is quick
+TRAINING, ROW = 0, 10  # priorities: a row that can be measured is stored early, one that lacks a network says so at once
 
 
 class ClusterError(RuntimeError):

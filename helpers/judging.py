@@ -89,14 +89,10 @@ def suite_of(experiment, by: str, row: str, metric: str) -> Suite:
         return Suite()
     mine = rows[rows[by] == row]
     checked = next((e for e in _on_same_networks(experiment) if _has(e, by, "PGD transferred", [row])), None)
-    flags = (
-        None
-        if checked is None
-        else masking.flags_of(
-            checked.rows[checked.rows[by] == row].mean(numeric_only=True),
-            **{"eps": checked.settings["eps"], "radii": checked.settings["radii"]},
-        )
-    )
+    flags = None
+    if checked is not None:
+        measured = checked.rows[checked.rows[by] == row].mean(numeric_only=True)
+        flags = masking.flags_of(measured, eps=checked.settings["eps"], radii=checked.settings["radii"])
     return Suite(complete=True, doubled=float((mine[metric] - mine[doubled]).mean()), flags=flags)
 
 
